@@ -1,0 +1,382 @@
+package oauthcc
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// maxResponse bounds what is read of a token response, in bytes.
+const maxResponse = 1 << 20
+
+// maxLifetime is the longest lifetime that is believed. What claims more tells
+// nothing, and default_ttl applies.
+const maxLifetime = 100 * 365 * 24 * time.Hour
+
+// maxRetryAfter bounds a Retry-After: an endpoint can't be told apart from a
+// broken one that would silence the gateway for ever.
+const maxRetryAfter = time.Hour
+
+// grantedToken is what the endpoint granted.
+type grantedToken struct {
+	value         string
+	sent          time.Time // when the request was sent, from which the lifetime counts
+	lifetime      time.Duration
+	lifetimeKnown bool
+	scope         string // as answered
+	scopeKnown    bool   // the answer has a scope; without, it is as asked (RFC 6749 §5.1)
+	missingScope  string // asked, but not granted
+}
+
+// failureClass is the kind of a failed fetch. Its text is the error code where the
+// endpoint gave none that is registered.
+type failureClass string
+
+const (
+	classRefused         failureClass = "refused"
+	classUnreachable     failureClass = "unreachable"
+	classTimeout         failureClass = "timeout"
+	classServerError     failureClass = "server_error"
+	classInvalidResponse failureClass = "invalid_response"
+)
+
+// fetchError tells why there is no token. Its text holds nothing of what the
+// endpoint said, since it ends up in error routes and in Caddy's own logs.
+type fetchError struct {
+	class      failureClass
+	code       string        // error code registered for OAuth, if the endpoint gave one
+	status     int           // HTTP status of the answer, 0 without
+	detail     string        // in our words
+	said       string        // the endpoint's words, made safe, for the log alone
+	hint       string        // what may help
+	retryAfter time.Duration // as the endpoint asked, 0 without
+	unsent     bool          // nothing was sent; the configuration is at fault
+}
+
+// Error implements error.
+func (e *fetchError) Error() string {
+	var b strings.Builder
+	b.WriteString("no access token: ")
+	b.WriteString(e.errorCode())
+	if e.status != 0 {
+		fmt.Fprintf(&b, ", HTTP status %d", e.status)
+	}
+	if e.detail != "" {
+		b.WriteString(": ")
+		b.WriteString(e.detail)
+	}
+	return b.String()
+}
+
+// errorCode is the endpoint's error code if it is a registered one, otherwise the
+// class of the failure.
+func (e *fetchError) errorCode() string {
+	if e.code != "" {
+		return e.code
+	}
+	return string(e.class)
+}
+
+// transient reports whether the same request may succeed a moment later.
+func (e *fetchError) transient() bool {
+	return e.class == classUnreachable || e.class == classTimeout || e.class == classServerError
+}
+
+// refusesClient reports whether it is the client that was refused: by its error
+// code, or by a status without any code, as some servers do with an empty body.
+func (e *fetchError) refusesClient() bool {
+	if e.code != "" {
+		return e.code == "invalid_client"
+	}
+	return e.status == http.StatusUnauthorized || e.status == http.StatusForbidden
+}
+
+// registeredErrors are the codes of the IANA registry "OAuth Extensions Error" and
+// of RFC 6749 §5.2 that a token endpoint can answer a client-credentials request
+// with. Any other text stays out of placeholders.
+var registeredErrors = []string{
+	"invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type",
+	"invalid_scope", "invalid_target", "invalid_authorization_details", "invalid_dpop_proof", "use_dpop_nonce",
+	"access_denied", "server_error", "temporarily_unavailable",
+}
+
+// vettingTransport lets x/oauth2 see only answers that it can't misread, and keeps
+// of them what the library drops. It serves one request.
+type vettingTransport struct {
+	next    http.RoundTripper
+	mask    func(string) string // replaces credentials in a text
+	now     func() time.Time
+	granted grantedToken
+}
+
+func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := t.next.RoundTrip(req)
+	if err != nil {
+		return nil, err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxResponse+1))
+	if err != nil && res.StatusCode < 400 {
+		return nil, err
+	}
+	answer, failure := t.vet(res, body)
+	if failure != nil {
+		failure.status = res.StatusCode
+		failure.retryAfter = retryAfter(res.Header.Get("Retry-After"), t.now())
+		return nil, failure
+	}
+	normalized, err := json.Marshal(map[string]string{"access_token": answer.accessToken, "token_type": "Bearer"})
+	if err != nil {
+		return nil, err
+	}
+	res.Header = http.Header{"Content-Type": {"application/json"}}
+	res.ContentLength = int64(len(normalized))
+	res.Body = io.NopCloser(bytes.NewReader(normalized))
+	return res, nil
+}
+
+func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *fetchError) {
+	var answer tokenAnswer
+	parsed := len(body) <= maxResponse && answer.parse(body, res.Header.Get("Content-Type"))
+	if res.StatusCode < 200 || res.StatusCode > 299 || parsed && answer.hasError {
+		return answer, t.refusal(res, answer)
+	}
+	invalid := &fetchError{class: classInvalidResponse}
+	switch {
+	case len(body) > maxResponse:
+		invalid.detail = "the answer is larger than 1 MiB"
+	case len(bytes.TrimSpace(body)) == 0:
+		invalid.detail = "the answer is empty"
+	case !parsed:
+		invalid.detail = "the answer is neither JSON nor a form"
+	case answer.accessToken == "":
+		invalid.detail = "the answer has no access_token"
+	case strings.ContainsFunc(answer.accessToken, func(r rune) bool { return r <= ' ' || r > '~' }):
+		invalid.detail = "the access_token has characters that a header can't carry"
+	case !strings.EqualFold(answer.tokenType, "Bearer") && answer.tokenType != "":
+		invalid.detail = "the token_type is not Bearer"
+		invalid.said = t.quote(answer.tokenType)
+	default:
+		t.granted.scope, t.granted.scopeKnown = answer.scope, answer.scopeKnown
+		t.granted.lifetime, t.granted.lifetimeKnown = answer.lifetime(t.now())
+		return answer, nil
+	}
+	return answer, invalid
+}
+
+// refusal classifies an answer that is an error, by its status and its code.
+func (t *vettingTransport) refusal(res *http.Response, answer tokenAnswer) *fetchError {
+	e := &fetchError{class: classRefused, said: t.quote(strings.TrimSpace(answer.errorCode + " " + answer.errorDescription))}
+	if slices.Contains(registeredErrors, answer.errorCode) {
+		e.code = answer.errorCode
+	}
+	switch status := res.StatusCode; {
+	case status >= 500 || status == http.StatusRequestTimeout || status == http.StatusTooManyRequests:
+		e.class = classServerError
+	case status >= 300 && status <= 399:
+		e.detail = "the endpoint redirects, which is not followed; set token_endpoint to the final URL"
+		if location, err := res.Location(); err == nil {
+			e.said = t.quote("redirects to " + displayURL(location))
+		}
+	case status < 300 && (e.code == "server_error" || e.code == "temporarily_unavailable"):
+		e.class = classServerError
+	case status < 300 && !answer.hasError: // 1xx can only be a switch of protocols
+		e.class = classInvalidResponse
+	}
+	return e
+}
+
+// quote makes the endpoint's words fit for a log: printable, at most 200
+// characters, no credential.
+func (t *vettingTransport) quote(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, t.mask(strings.ToValidUTF8(text, "")))
+	if runes := []rune(text); len(runes) > 200 {
+		text = string(runes[:200])
+	}
+	return text
+}
+
+// mask replaces whatever equals a credential of the request, in the forms in which
+// it is sent.
+func (r grantRequest) mask(text string) string {
+	secrets := []string{r.clientSecret}
+	for _, named := range []map[string][]string{r.params, r.headers} {
+		for _, values := range named {
+			secrets = append(secrets, values...) // an API key, for all that can be known
+		}
+	}
+	for _, secret := range secrets {
+		if secret == "" {
+			continue
+		}
+		quoted, _ := json.Marshal(secret)
+		for _, form := range []string{
+			secret, url.QueryEscape(secret), url.PathEscape(secret), string(quoted[1 : len(quoted)-1]),
+			base64.StdEncoding.EncodeToString([]byte(secret)),
+			base64.StdEncoding.EncodeToString([]byte(r.clientID + ":" + secret)),
+			base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(r.clientID) + ":" + url.QueryEscape(secret))),
+		} {
+			text = strings.ReplaceAll(text, form, "***")
+		}
+	}
+	return text
+}
+
+// tokenAnswer holds the members of a token response (RFC 6749 §5.1 and §5.2).
+type tokenAnswer struct {
+	accessToken      string
+	tokenType        string
+	expiresIn        string // the number as it stands, empty if there is none
+	scope            string
+	scopeKnown       bool
+	hasError         bool
+	errorCode        string
+	errorDescription string
+}
+
+// parse reads the body as JSON, whatever its type says, and else as a form where
+// its type allows that. It reports whether the body is either.
+func (a *tokenAnswer) parse(body []byte, contentType string) bool {
+	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(body, &members); err == nil && members != nil {
+		a.fromJSON(members)
+		return true
+	}
+	switch mediaType, _, _ := mime.ParseMediaType(contentType); mediaType {
+	case "", "application/x-www-form-urlencoded", "text/plain":
+	default:
+		return false
+	}
+	form, err := url.ParseQuery(strings.TrimSpace(string(body)))
+	if err != nil || !form.Has("access_token") && !form.Has("error") {
+		return false
+	}
+	a.accessToken, a.tokenType, a.expiresIn = form.Get("access_token"), form.Get("token_type"), form.Get("expires_in")
+	a.scope, a.scopeKnown = form.Get("scope"), form.Has("scope")
+	a.hasError, a.errorCode, a.errorDescription = form.Has("error"), form.Get("error"), form.Get("error_description")
+	return true
+}
+
+func (a *tokenAnswer) fromJSON(members map[string]json.RawMessage) {
+	text := func(name string) string {
+		var s string
+		_ = json.Unmarshal(members[name], &s)
+		return s
+	}
+	a.accessToken = text("access_token")
+	a.tokenType = text("token_type")
+	if raw := members["token_type"]; a.tokenType == "" && present(raw) && string(raw) != `""` {
+		a.tokenType = string(raw) // not a string
+	}
+	a.scope = text("scope")
+	a.scopeKnown = present(members["scope"])
+	if a.expiresIn = text("expires_in"); a.expiresIn == "" {
+		a.expiresIn = string(members["expires_in"])
+	}
+	// An error of another type than a string is still an error, but for the values
+	// with which a server says that there is none.
+	a.hasError = present(members["error"]) && !slices.Contains([]string{`""`, "false", "0"}, string(members["error"]))
+	a.errorCode, a.errorDescription = text("error"), text("error_description")
+}
+
+func present(raw json.RawMessage) bool {
+	return len(raw) > 0 && string(raw) != "null"
+}
+
+// lifetime is the shorter of what expires_in and the token itself tell, counted
+// from when the request was sent, and at least a second. It reports whether either
+// told anything.
+func (a *tokenAnswer) lifetime(now time.Time) (time.Duration, bool) {
+	lifetime, known := parseSeconds(a.expiresIn)
+	if own, ok := jwtLifetime(a.accessToken, now); ok && (!known || own < lifetime) {
+		lifetime, known = own, true
+	}
+	return max(lifetime, time.Second), known
+}
+
+// parseSeconds reads an expires_in: integer, float or either as a string.
+func parseSeconds(text string) (time.Duration, bool) {
+	text = strings.TrimSpace(text)
+	if text == "" || strings.ContainsFunc(text, func(r rune) bool { return !strings.ContainsRune("0123456789+-.eE", r) }) {
+		return 0, false
+	}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.Abs(seconds) > maxLifetime.Seconds() {
+		return 0, false
+	}
+	return time.Duration(seconds * float64(time.Second)), true
+}
+
+// jwtLifetime reads the lifetime that a token tells of itself if it is a JWT
+// (RFC 9068), unverified: the API judges the token, here it can only be renewed too
+// early. The smaller of exp - iat and exp - now holds, so that clocks that disagree
+// only shorten it.
+func jwtLifetime(token string, now time.Time) (time.Duration, bool) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return 0, false
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return 0, false
+	}
+	var claims struct {
+		Exp *float64 `json:"exp"`
+		Iat *float64 `json:"iat"`
+	}
+	if err := json.Unmarshal(payload, &claims); err != nil || claims.Exp == nil {
+		return 0, false
+	}
+	seconds := *claims.Exp - float64(now.UnixMilli())/1000
+	if claims.Iat != nil {
+		seconds = min(seconds, *claims.Exp-*claims.Iat)
+	}
+	if seconds > maxLifetime.Seconds() {
+		return 0, false
+	}
+	return time.Duration(max(seconds, 0) * float64(time.Second)), true
+}
+
+// missingScope lists what was asked and not granted. An answer without scope
+// grants what was asked (RFC 6749 §5.1); a wildcard asks for whatever there is.
+func missingScope(asked []string, granted grantedToken) string {
+	if !granted.scopeKnown {
+		return ""
+	}
+	got := strings.Fields(granted.scope)
+	var missing []string
+	for _, scope := range strings.Fields(strings.Join(asked, " ")) {
+		if scope != "*" && !slices.Contains(got, scope) {
+			missing = append(missing, scope)
+		}
+	}
+	return strings.Join(missing, " ")
+}
+
+// retryAfter reads a Retry-After of either form (RFC 9110 §10.2.3).
+func retryAfter(value string, now time.Time) time.Duration {
+	wait := time.Duration(0)
+	if seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31); err == nil {
+		wait = time.Duration(seconds) * time.Second
+	} else if date, err := http.ParseTime(value); err == nil {
+		wait = date.Sub(now)
+	}
+	return min(max(wait, 0), maxRetryAfter)
+}
