@@ -1,0 +1,462 @@
+// Package oauthcc makes a Caddy gateway an OAuth 2.0 client-credentials client:
+// it obtains access tokens from a token endpoint (RFC 6749 §4.4), caches them,
+// attaches them to the requests that pass through and renews them, so that
+// neither the gateway's clients nor their requests ever hold a credential.
+package oauthcc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/textproto"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
+)
+
+func init() {
+	caddy.RegisterModule(new(Handler))
+}
+
+// Defaults of the options; the field comments of Handler repeat them for users.
+const (
+	defaultTimeout      = 10 * time.Second
+	defaultTTL          = 5 * time.Minute
+	defaultReplayBuffer = 1 << 20
+	defaultReplayTotal  = 64 << 20
+)
+
+// Handler is a middleware that attaches an OAuth 2.0 access token to every
+// request, obtained with the client-credentials grant. A token that the upstream
+// rejects is renewed and the request sent once more, unseen by the client.
+//
+// The placeholders {env.*}, {file.*} and {system.*} can be used in token_endpoint,
+// client_id, client_secret, scopes, audience, resource, params and
+// request_headers. They are resolved at every token request, so a rotated secret
+// needs no reload. A literal brace is written \{.
+//
+// Placeholders it sets on each request, for logs and error routes:
+//
+// Placeholder | Description
+// ------------|-------------
+// `{http.oauth_cc.status}` | Where the request's token came from: `fresh` (the cache), `fetched` (this request waited for it), `replayed` (a renewed one, after the upstream rejected the first) or `none`
+// `{http.oauth_cc.error}` | Why there was no token: an error code registered for OAuth, such as `invalid_client`, or `refused`, `unreachable`, `timeout`, `server_error`, `invalid_response`
+type Handler struct {
+	// The URL of the token endpoint (RFC 6749 §3.2): absolute, https, without user
+	// info and fragment. http is accepted for loopback hosts. Redirects are never
+	// followed. Required.
+	TokenEndpoint string `json:"token_endpoint,omitempty"`
+
+	// How long one fetch of a token may take as a whole, retries included.
+	// Each try gets half of it. Default: `10s`.
+	Timeout caddy.Duration `json:"timeout,omitempty"`
+
+	// How to connect to the token endpoint: TLS trust, client certificate, proxy,
+	// resolver, timeouts, as in reverse_proxy's HTTP transport.
+	Transport *reverseproxy.HTTPTransport `json:"transport,omitempty"`
+
+	// Allow a token endpoint with cleartext http that is not on a loopback host.
+	// The credential can then be read by anyone on the way. Default: false.
+	InsecureHTTP bool `json:"insecure_http,omitempty"`
+
+	// The client identifier issued by the authorization server. Required unless
+	// auth_method is `none`.
+	ClientID string `json:"client_id,omitempty"`
+
+	// The client's secret. Best given as a placeholder, {env.*} or {file.*}.
+	ClientSecret string `json:"client_secret,omitempty"`
+
+	// How the client authenticates at the token endpoint: `client_secret_basic`
+	// (HTTP Basic, id and secret form-encoded, RFC 6749 §2.3.1),
+	// `client_secret_basic_raw` (HTTP Basic with both as they are, which some
+	// servers expect), `client_secret_post` (both in the body) or `none` (the
+	// client_id alone). Default: `client_secret_basic`.
+	AuthMethod string `json:"auth_method,omitempty"`
+
+	// How the token request's body is written: `form` (RFC 6749) or `json`, an
+	// object with the same members. A parameter with several values becomes an
+	// array. Default: `form`.
+	RequestFormat string `json:"request_format,omitempty"`
+
+	// The scopes to ask for, sent joined by spaces. Default: none, which leaves
+	// the choice to the server.
+	Scopes []string `json:"scopes,omitempty"`
+
+	// Values of the `audience` parameter that some servers expect.
+	Audience []string `json:"audience,omitempty"`
+
+	// Values of the `resource` parameter (RFC 8707): absolute URIs without
+	// fragment.
+	Resource []string `json:"resource,omitempty"`
+
+	// Further parameters of the token request. `grant_type` replaces
+	// `client_credentials`, for servers that call it otherwise.
+	Params map[string][]string `json:"params,omitempty"`
+
+	// Further header fields of the token request.
+	RequestHeaders map[string][]string `json:"request_headers,omitempty"`
+
+	// How long a token is used when neither `expires_in` nor the token itself, as a
+	// JWT, tells its lifetime. Default: `5m`.
+	DefaultTTL caddy.Duration `json:"default_ttl,omitempty"`
+
+	// The request header that carries the token upstream. What the client sent
+	// under that name is removed. Default: `Authorization` with the scheme
+	// `Bearer`.
+	TokenHeader *TokenHeader `json:"token_header,omitempty"`
+
+	// Pass a request that brings its own token header on untouched, without a
+	// token of the gateway's. Default: false.
+	KeepClientAuthorization bool `json:"keep_client_authorization,omitempty"`
+
+	// The statuses with which the upstream rejects a token. Such a response is
+	// held, the token renewed and the request sent once more, unless its
+	// `WWW-Authenticate` challenge says that the token was not at fault. An empty
+	// list turns this off. Default: `[401]`.
+	RetryStatus []int `json:"retry_status,omitzero"`
+
+	// How much of the request bodies is kept in memory so that a rejected request
+	// can be sent again.
+	ReplayBuffer *ReplayBuffer `json:"replay_buffer,omitempty"`
+
+	// Answer a rejection that could not be cured with this status, without its
+	// `WWW-Authenticate` challenge, which is meant for the gateway and not for its
+	// clients. Default: off, the upstream's answer passes through.
+	MaskRejection int `json:"mask_rejection,omitempty"`
+
+	// Proxy the request without a token when none can be had, instead of answering
+	// with an error. Default: false.
+	AllowWithoutToken bool `json:"allow_without_token,omitempty"`
+
+	// What can be derived from the options, set up by Provision.
+	retryStatus []int
+	headerName  string // canonical
+	scheme      string // with a trailing space, or empty
+	replayLimit int64
+	budget      *replayBudget
+
+	client   *tokenClient
+	key      grantKey
+	grant    *cachedGrant
+	acquired bool
+	rendered renderedToken
+	logger   *zap.Logger
+}
+
+// TokenHeader tells in which request header the token travels upstream.
+type TokenHeader struct {
+	// The name of the header field.
+	Name string `json:"name,omitempty"`
+
+	// The authentication scheme before the token. Empty: the token stands alone.
+	Scheme string `json:"scheme,omitempty"`
+}
+
+// ReplayBuffer bounds the memory for replaying request bodies.
+type ReplayBuffer struct {
+	// Bytes to keep of one request's body. A request of which more was read when
+	// the upstream rejected it is not sent again. Default: 1 MiB.
+	PerRequest int64 `json:"per_request,omitempty"`
+
+	// Bytes to keep over all requests of this handler. Default: 64 MiB.
+	Total int64 `json:"total,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.oauth_cc",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision checks the options, resolves their placeholders once to see that they
+// can be, sets up the way to the token endpoint and joins the token cache.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	if err := h.provisionOptions(); err != nil {
+		return err
+	}
+	request, err := h.resolve()
+	if err != nil {
+		return err
+	}
+	if h.key, err = h.grantKey(request); err != nil {
+		return err
+	}
+	if err := h.provisionTransport(ctx); err != nil {
+		return err
+	}
+	if h.grant, err = acquireGrant(h.key); err != nil {
+		return err
+	}
+	h.acquired = true
+	return nil
+}
+
+// Cleanup leaves the token cache, which keeps the token as long as another
+// configuration uses it, and closes idle connections to the token endpoint.
+func (h *Handler) Cleanup() error {
+	if h.acquired {
+		h.acquired = false // requests that outlive the configuration still use h.grant
+		if err := releaseGrant(h.key); err != nil {
+			return err
+		}
+	}
+	if h.Transport == nil {
+		return nil
+	}
+	return h.Transport.Cleanup()
+}
+
+// provisionOptions applies defaults and refuses what can't be meant. What depends
+// on placeholders is left to resolve.
+func (h *Handler) provisionOptions() error {
+	if h.TokenEndpoint == "" {
+		return errors.New("token_endpoint: missing; give the URL of the token endpoint, such as https://auth.example.com/oauth/token")
+	}
+	if h.AuthMethod == "" {
+		h.AuthMethod = authSecretBasic
+	}
+	if h.RequestFormat == "" {
+		h.RequestFormat = formatForm
+	}
+	if h.RequestFormat != formatForm && h.RequestFormat != formatJSON {
+		return fmt.Errorf("request_format: unknown format %q; use %s or %s", h.RequestFormat, formatForm, formatJSON)
+	}
+	if err := checkDuration("timeout", &h.Timeout, defaultTimeout); err != nil {
+		return err
+	}
+	if err := checkDuration("default_ttl", &h.DefaultTTL, defaultTTL); err != nil {
+		return err
+	}
+	if err := h.provisionTokenHeader(); err != nil {
+		return err
+	}
+	return h.provisionReplay()
+}
+
+func (h *Handler) provisionTokenHeader() error {
+	header := TokenHeader{Name: "Authorization", Scheme: "Bearer"}
+	if h.TokenHeader != nil {
+		header = *h.TokenHeader
+	}
+	if !httpguts.ValidHeaderFieldName(header.Name) {
+		return fmt.Errorf("token_header: %q is not a valid header name; use letters, digits and hyphens", header.Name)
+	}
+	if header.Scheme != "" && !httpguts.ValidHeaderFieldName(header.Scheme) {
+		return fmt.Errorf("token_header: %q is not a valid authentication scheme; use a single word such as Bearer", header.Scheme)
+	}
+	h.headerName = textproto.CanonicalMIMEHeaderKey(header.Name)
+	if slices.Contains(connectionHeaders, h.headerName) {
+		return fmt.Errorf("token_header: %s belongs to the connection and would not reach the upstream; use another header", h.headerName)
+	}
+	if header.Scheme != "" {
+		h.scheme = header.Scheme + " "
+	}
+	return nil
+}
+
+// connectionHeaders are not forwarded by a proxy (RFC 9110 §7.6.1) or are written
+// by the HTTP library from other sources.
+var connectionHeaders = []string{
+	"Connection", "Content-Length", "Host", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+	"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+}
+
+func (h *Handler) provisionReplay() error {
+	h.retryStatus = h.RetryStatus
+	if h.RetryStatus == nil {
+		h.retryStatus = []int{http.StatusUnauthorized}
+	}
+	for _, status := range h.retryStatus {
+		if !isErrorStatus(status) {
+			return fmt.Errorf("retry_status: %d is not a status of a rejection; use one from 400 to 599", status)
+		}
+	}
+	if h.MaskRejection != 0 && !isErrorStatus(h.MaskRejection) {
+		return fmt.Errorf("mask_rejection: %d is not a status of an error; use one from 400 to 599", h.MaskRejection)
+	}
+	if h.MaskRejection != 0 && len(h.retryStatus) == 0 {
+		return errors.New("mask_rejection: without retry_status nothing counts as a rejection; name the statuses in retry_status")
+	}
+	buffer := ReplayBuffer{PerRequest: defaultReplayBuffer, Total: defaultReplayTotal}
+	if h.ReplayBuffer != nil {
+		if h.ReplayBuffer.PerRequest < 0 || h.ReplayBuffer.Total < 0 {
+			return errors.New("replay_buffer: sizes must be greater than zero; to never replay, use retry_status off")
+		}
+		if h.ReplayBuffer.PerRequest > 0 {
+			buffer.PerRequest = h.ReplayBuffer.PerRequest
+		}
+		buffer.Total = max(buffer.Total, buffer.PerRequest)
+		if h.ReplayBuffer.Total > 0 {
+			buffer.Total = h.ReplayBuffer.Total
+		}
+		if buffer.Total < buffer.PerRequest {
+			return errors.New("replay_buffer: the total is smaller than the size per request; make it at least as large")
+		}
+	}
+	h.replayLimit = buffer.PerRequest
+	h.budget = &replayBudget{limit: buffer.Total}
+	return nil
+}
+
+func (h *Handler) provisionTransport(ctx caddy.Context) error {
+	if h.Transport == nil {
+		h.Transport = new(reverseproxy.HTTPTransport)
+	}
+	if h.Transport.ProxyProtocol != "" {
+		return errors.New("transport: proxy_protocol needs a client's connection, which a token request doesn't have; remove it")
+	}
+	if err := h.Transport.Provision(ctx); err != nil {
+		return fmt.Errorf("transport: %w", err)
+	}
+	h.client = &tokenClient{
+		transport:  endpointTransport{h.Transport},
+		timeout:    time.Duration(h.Timeout),
+		defaultTTL: time.Duration(h.DefaultTTL),
+	}
+	return nil
+}
+
+// endpointTransport is Caddy's HTTP transport for requests that no client's request
+// stands behind.
+type endpointTransport struct {
+	*reverseproxy.HTTPTransport
+}
+
+// RoundTrip gives the transport the replacer that it looks for in the request's
+// context, for placeholders in its own options.
+func (t endpointTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := t.HTTPTransport.RoundTrip(req.WithContext(
+		context.WithValue(req.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer())))
+	if dial, ok := errors.AsType[reverseproxy.DialError](err); ok {
+		return nil, &dialError{text: dial.Error()}
+	}
+	return res, err
+}
+
+// resolve replaces the placeholders and checks the outcome, at Provision and again
+// at every token request, since files and environment change.
+func (h *Handler) resolve() (grantRequest, error) {
+	p := placeholders{repl: caddy.NewReplacer()}
+	r := grantRequest{
+		endpoint:     p.value("token_endpoint", h.TokenEndpoint),
+		insecureHTTP: h.InsecureHTTP,
+		clientID:     p.value("client_id", h.ClientID),
+		clientSecret: p.value("client_secret", h.ClientSecret),
+		authMethod:   h.AuthMethod,
+		format:       h.RequestFormat,
+		scopes:       p.values("scope", h.Scopes),
+		audience:     p.values("audience", h.Audience),
+		resource:     p.values("resource", h.Resource),
+		params:       p.named("param", h.Params),
+		headers:      p.named("request_header", h.RequestHeaders),
+	}
+	if p.err != nil {
+		return grantRequest{}, p.err
+	}
+	return r, r.check()
+}
+
+// grantKey identifies the token of this configuration. Beside what the token
+// request says it covers how the endpoint is reached and trusted, and where the
+// credential is read from: two handlers share a token only as long as they would
+// also share a rotated credential.
+func (h *Handler) grantKey(r grantRequest) (grantKey, error) {
+	transport, err := json.Marshal(h.Transport)
+	if err != nil {
+		return grantKey{}, fmt.Errorf("transport: %w", err)
+	}
+	return newGrantKey(
+		[]string{r.endpoint, r.clientID, r.clientSecret, r.authMethod, r.format},
+		r.scopes, r.audience, r.resource, flatten(r.params), flatten(r.headers),
+		[]string{h.TokenEndpoint, h.ClientID, h.ClientSecret, string(transport)},
+	), nil
+}
+
+// flatten lists names and values in a fixed order, each name with the number of
+// its values.
+func flatten(named map[string][]string) []string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(named)) {
+		list = append(list, name, strconv.Itoa(len(named[name])))
+		list = append(list, named[name]...)
+	}
+	return list
+}
+
+// placeholders resolves option values and keeps the first error.
+type placeholders struct {
+	repl *caddy.Replacer
+	err  error
+}
+
+func (p *placeholders) value(option, input string) string {
+	output, err := p.repl.ReplaceFunc(input, func(name string, value any) (any, error) {
+		if !isStaticPlaceholder(name) {
+			return nil, fmt.Errorf("unknown placeholder {%s}; use {env.*} or {file./path/to/file}, and write \\{ for a literal brace", name)
+		}
+		if caddy.ToString(value) == "" {
+			return nil, fmt.Errorf("placeholder {%s} is empty; set the variable, or make the file readable and not empty", name)
+		}
+		return value, nil
+	})
+	if err != nil && p.err == nil {
+		p.err = fmt.Errorf("%s: %w", option, err)
+	}
+	return output
+}
+
+func (p *placeholders) values(option string, inputs []string) []string {
+	outputs := make([]string, len(inputs))
+	for i, input := range inputs {
+		outputs[i] = p.value(option, input)
+	}
+	return outputs
+}
+
+func (p *placeholders) named(option string, inputs map[string][]string) map[string][]string {
+	outputs := make(map[string][]string, len(inputs))
+	for name, values := range inputs {
+		outputs[name] = p.values(option+" "+name, values)
+	}
+	return outputs
+}
+
+// isStaticPlaceholder reports whether the placeholder has the same value for every
+// request. Those of time would make each token request another grant.
+func isStaticPlaceholder(name string) bool {
+	return strings.HasPrefix(name, "env.") || strings.HasPrefix(name, "file.") || strings.HasPrefix(name, "system.")
+}
+
+func checkDuration(option string, d *caddy.Duration, fallback time.Duration) error {
+	if *d < 0 {
+		return fmt.Errorf("%s: must be longer than zero, such as %s", option, fallback)
+	}
+	if *d == 0 {
+		*d = caddy.Duration(fallback)
+	}
+	return nil
+}
+
+func isErrorStatus(status int) bool {
+	return status >= 400 && status <= 599
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)
