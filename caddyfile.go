@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -87,9 +88,10 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err := h.unmarshalOption(d, option, args); err != nil {
 			return err
 		}
-		if d.NextBlock(d.Nesting()) {
-			return d.Errf("%s takes no block; write its arguments on the same line", option)
+		if !d.NextLine() { // what is left of the line is a brace
+			return d.Errf("%s takes no block; write all of it on one line, without braces", option)
 		}
+		d.Prev()
 	}
 	return nil
 }
@@ -122,6 +124,9 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string, args []
 	case "param":
 		return pair(d, option, args, &h.Params)
 	case "request_header":
+		if len(args) == 2 {
+			args[0] = http.CanonicalHeaderKey(args[0])
+		}
 		return pair(d, option, args, &h.RequestHeaders)
 	case "default_ttl":
 		return duration(d, option, args, &h.DefaultTTL)
@@ -217,7 +222,7 @@ func (h *Handler) unmarshalMaskRejection(d *caddyfile.Dispenser, args []string) 
 
 func one(d *caddyfile.Dispenser, option, argument string, args []string, target *string) error {
 	if len(args) != 1 || args[0] == "" {
-		return d.Errf("%s takes one argument: %s %s", option, option, argument)
+		return d.Errf("%s takes one argument that is not empty: %s %s", option, option, argument)
 	}
 	*target = args[0]
 	return nil
@@ -241,7 +246,7 @@ func some(d *caddyfile.Dispenser, option, arguments string, args []string, targe
 
 func pair(d *caddyfile.Dispenser, option string, args []string, target *map[string][]string) error {
 	if len(args) != 2 || args[0] == "" {
-		return d.Errf("%s takes two arguments: %s <name> <value>", option, option)
+		return d.Errf("%s takes a name that is not empty and one value: %s <name> <value>", option, option)
 	}
 	if *target == nil {
 		*target = make(map[string][]string)

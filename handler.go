@@ -50,6 +50,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return next.ServeHTTP(w, r)
 	}
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if r.Method == http.MethodTrace {
+		// The answer repeats the request to the client (RFC 9110 §9.3.8).
+		repl.Set(statusPlaceholder, statusNone)
+		h.removeClientToken(r)
+		return next.ServeHTTP(w, r)
+	}
 	repl.Set(statusPlaceholder, statusFresh)
 	t := h.grant.usable()
 	if t == nil {

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"net/http"
 	"net/textproto"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -168,7 +169,8 @@ type ReplayBuffer struct {
 	// the upstream rejected it is not sent again. Default: 1 MiB.
 	PerRequest int64 `json:"per_request,omitempty"`
 
-	// Bytes to keep over all requests of this handler. Default: 64 MiB.
+	// Bytes to keep over all requests of this handler. Default: 64 MiB, or the size
+	// per request if that is larger.
 	Total int64 `json:"total,omitempty"`
 }
 
@@ -193,6 +195,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	if h.key, err = h.grantKey(request); err != nil {
 		return err
+	}
+	if h.Transport != nil && h.Transport.TLS != nil && request.isCleartext() {
+		return errors.New("transport: TLS options have no effect on an http token_endpoint; use https")
 	}
 	if err := h.provisionTransport(ctx); err != nil {
 		return err
@@ -292,6 +297,9 @@ func (h *Handler) provisionReplay() error {
 	}
 	buffer := ReplayBuffer{PerRequest: defaultReplayBuffer, Total: defaultReplayTotal}
 	if h.ReplayBuffer != nil {
+		if len(h.retryStatus) == 0 {
+			return errors.New("replay_buffer: without retry_status no request is sent again; name the statuses in retry_status, or remove it")
+		}
 		if h.ReplayBuffer.PerRequest < 0 || h.ReplayBuffer.Total < 0 {
 			return errors.New("replay_buffer: sizes must be greater than zero; to never replay, use retry_status off")
 		}
@@ -371,8 +379,8 @@ func (h *Handler) resolve() (grantRequest, error) {
 
 // grantKey identifies the token of this configuration. Beside what the token
 // request says it covers how the endpoint is reached and trusted, and where the
-// credential is read from: two handlers share a token only as long as they would
-// also share a rotated credential.
+// values are read from: two handlers share a token only as long as they would also
+// share a rotated credential, or another scope from the same file.
 func (h *Handler) grantKey(r grantRequest) (grantKey, error) {
 	transport, err := json.Marshal(h.Transport)
 	if err != nil {
@@ -382,6 +390,7 @@ func (h *Handler) grantKey(r grantRequest) (grantKey, error) {
 		[]string{r.endpoint, r.clientID, r.clientSecret, r.authMethod, r.format},
 		r.scopes, r.audience, r.resource, flatten(r.params), flatten(r.headers),
 		[]string{h.TokenEndpoint, h.ClientID, h.ClientSecret, string(transport)},
+		h.Scopes, h.Audience, h.Resource, flatten(h.Params), flatten(h.RequestHeaders),
 	), nil
 }
 
@@ -405,13 +414,16 @@ type placeholders struct {
 func (p *placeholders) value(option, input string) string {
 	output, err := p.repl.ReplaceFunc(input, func(name string, value any) (any, error) {
 		if !isStaticPlaceholder(name) {
-			return nil, fmt.Errorf("unknown placeholder {%s}; use {env.*} or {file./path/to/file}, and write \\{ for a literal brace", name)
+			return nil, fmt.Errorf("unknown placeholder%s; use {env.*} or {file./path/to/file}, and write \\{ for a literal brace", showPlaceholder(option, name))
 		}
 		if caddy.ToString(value) == "" {
 			return nil, fmt.Errorf("placeholder {%s} is empty; set the variable, or make the file readable and not empty", name)
 		}
 		return value, nil
 	})
+	if err == nil && unclosedBrace.MatchString(input) {
+		err = errors.New("a brace is not closed; close the placeholder, and write \\{ for a literal brace")
+	}
 	if err != nil && p.err == nil {
 		p.err = fmt.Errorf("%s: %w", option, err)
 	}
@@ -432,6 +444,20 @@ func (p *placeholders) named(option string, inputs map[string][]string) map[stri
 		outputs[name] = p.values(option+" "+name, values)
 	}
 	return outputs
+}
+
+// unclosedBrace finds a brace that opens a placeholder and is never closed, which the
+// replacer takes literally.
+var unclosedBrace = regexp.MustCompile(`(^|[^\\])\{[^}]*$`)
+
+// showPlaceholder is an unknown placeholder as messages may tell it: what is in braces
+// can be a part of a secret, unless it looks like a placeholder of Caddy's.
+func showPlaceholder(option, name string) string {
+	isPublic := option != "client_secret" && !strings.Contains(option, " ") // param <name>
+	if isPublic || strings.HasPrefix(name, "http.") || strings.HasPrefix(name, "time.") {
+		return " {" + name + "}"
+	}
+	return ""
 }
 
 // isStaticPlaceholder reports whether the placeholder has the same value for every

@@ -80,6 +80,9 @@ func (r grantRequest) check() error {
 	if err := checkClientAuth(r.authMethod, r.clientID, r.clientSecret); err != nil {
 		return err
 	}
+	if slices.Contains(r.scopes, "") || slices.Contains(r.audience, "") {
+		return errors.New("scope, audience: a value is empty; remove it")
+	}
 	for _, resource := range r.resource {
 		if u, err := url.Parse(resource); err != nil || !u.IsAbs() || strings.Contains(resource, "#") {
 			// RFC 8707 §2
@@ -87,8 +90,8 @@ func (r grantRequest) check() error {
 		}
 	}
 	for name := range r.params {
-		if name == "" {
-			return errors.New("param: a parameter needs a name; write param <name> <value>")
+		if name == "" || strings.ContainsAny(name, "{}") {
+			return fmt.Errorf("param: %q can't be the name of a parameter, which has no placeholders; write param <name> <value>", name)
 		}
 		if option, ok := optionParams[name]; ok {
 			return fmt.Errorf("param: %s has an option of its own; use %s", name, option)
@@ -98,11 +101,16 @@ func (r grantRequest) check() error {
 }
 
 func (r grantRequest) checkHeaders() error {
+	seen := make(map[string]bool)
 	for name, values := range r.headers {
 		if !httpguts.ValidHeaderFieldName(name) {
 			return fmt.Errorf("request_header: %q is not a valid header name; use letters, digits and hyphens", name)
 		}
 		canonical := http.CanonicalHeaderKey(name)
+		if seen[canonical] {
+			return fmt.Errorf("request_header: %s is given in several spellings; use one", canonical)
+		}
+		seen[canonical] = true
 		if slices.Contains(ownHeaders, canonical) {
 			return fmt.Errorf("request_header: %s is written by the gateway itself; remove it (the body's type follows request_format)", canonical)
 		}
@@ -142,6 +150,12 @@ func isLoopback(host string) bool {
 	}
 	addr, err := netip.ParseAddr(host)
 	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// isCleartext reports whether the endpoint is reached without TLS.
+func (r grantRequest) isCleartext() bool {
+	u, err := url.Parse(r.endpoint)
+	return err == nil && u.Scheme == "http"
 }
 
 // endpointName is the endpoint as logs may show it, without its query.
@@ -229,7 +243,8 @@ func (c *tokenClient) try(ctx context.Context, request grantRequest) (grantedTok
 	token, err := config.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
 	if err != nil {
 		failure := asFetchError(ctx, err)
-		if failure.refusesClient() {
+		// Some servers call credentials that they can't decode an invalid request.
+		if failure.refusesClient() || failure.code == "invalid_request" {
 			failure.hint = basicHint(request.authMethod, request.clientID, request.clientSecret)
 		}
 		return grantedToken{}, failure
@@ -279,13 +294,8 @@ func (t headerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", "caddy-oauth-cc")
-	for name := range t.headers {
-		req.Header.Del(name)
-	}
 	for name, values := range t.headers {
-		for _, value := range values {
-			req.Header.Add(name, value)
-		}
+		req.Header[http.CanonicalHeaderKey(name)] = values
 	}
 	return t.next.RoundTrip(req)
 }

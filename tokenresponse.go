@@ -362,7 +362,7 @@ func missingScope(asked []string, granted grantedToken) string {
 	}
 	got := strings.Fields(granted.scope)
 	var missing []string
-	for _, scope := range strings.Fields(strings.Join(asked, " ")) {
+	for scope := range strings.FieldsSeq(strings.Join(asked, " ")) {
 		if scope != "*" && !slices.Contains(got, scope) {
 			missing = append(missing, scope)
 		}

@@ -1,0 +1,528 @@
+package oauthcc
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// The secret of the configurations below, which no message may quote.
+const configCanary = "s3cret-canary"
+
+// configAt is a Caddyfile directive for an endpoint, complete but for what the
+// endpoint is and what options add.
+func configAt(endpoint string, options ...string) string {
+	return "oauth_cc {\ntoken_endpoint " + endpoint + "\nclient_id app\nclient_secret " + configCanary + "\n" + strings.Join(options, "\n") + "\n}"
+}
+
+func configWith(options ...string) string {
+	return configAt("https://auth.example.com/token", options...)
+}
+
+// configWithClient leaves the client's authentication to the options.
+func configWithClient(options ...string) string {
+	return "oauth_cc https://auth.example.com/token {\n" + strings.Join(options, "\n") + "\n}"
+}
+
+// jsonWith is for values that the Caddyfile's parser does not let through.
+func jsonWith(member string) string {
+	return `{"token_endpoint":"https://auth.example.com/token","client_id":"app","client_secret":"` + configCanary + `",` + member + `}`
+}
+
+// handlerFromConfig reads a Caddyfile directive or the handler's JSON.
+func handlerFromConfig(t testing.TB, config string) *Handler {
+	t.Helper()
+	if strings.HasPrefix(config, "{") {
+		return strictHandler(t, []byte(config))
+	}
+	adapted, err := adapt(":80 {\n" + config + "\n}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strictHandler(t, adaptedHandlers(t, string(adapted))[0])
+}
+
+// provisionConfig provisions a handler for the time of the test.
+func provisionConfig(t testing.TB, config string) (*Handler, error) {
+	t.Helper()
+	h := handlerFromConfig(t, config)
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	t.Cleanup(func() {
+		cleanUpConfig(t, h)
+		cancel()
+	})
+	return h, h.Provision(ctx)
+}
+
+func provisionedConfig(t testing.TB, config string) *Handler {
+	t.Helper()
+	h, err := provisionConfig(t, config)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, config)
+	}
+	return h
+}
+
+func cleanUpConfig(t testing.TB, h *Handler) {
+	t.Helper()
+	if err := h.Cleanup(); err != nil {
+		t.Errorf("cleaning up: %v", err)
+	}
+}
+
+func checkGrantUsers(t *testing.T, key grantKey, want int) {
+	t.Helper()
+	if got, exists := grants.References(key); got != want || exists != (want > 0) {
+		t.Errorf("the token has %d users (in the pool: %t), want %d", got, exists, want)
+	}
+}
+
+// configSecrets makes an empty file and one with the canary, and names one that is not
+// there. It also sets variables.
+func configSecrets(t *testing.T) (empty, full, missing string) {
+	dir := t.TempDir()
+	empty, full, missing = filepath.Join(dir, "empty"), filepath.Join(dir, "full"), filepath.Join(dir, "missing")
+	writeFile(t, empty, "")
+	writeFile(t, full, configCanary+"\n")
+	t.Setenv("OAUTH_CC_TEST_EMPTY", "")
+	t.Setenv("OAUTH_CC_TEST_SECRET", configCanary)
+	t.Setenv("OAUTH_CC_TEST_BRACES", "{env.HOME}\\{}")
+	t.Setenv("OAUTH_CC_TEST_LINES", configCanary+"\r\nX-Injected: 1")
+	t.Setenv("OAUTH_CC_TEST_HTTP", "http://auth.example.com/token")
+	return empty, full, missing
+}
+
+func TestProvisionRefuses(t *testing.T) {
+	empty, _, missing := configSecrets(t)
+	for _, test := range []struct {
+		name   string
+		config string
+		says   []string // the first is how the message begins
+	}{
+		// The endpoint.
+		{"no endpoint", "oauth_cc {\nclient_id app\nclient_secret " + configCanary + "\n}", []string{"token_endpoint: missing", "give the URL", "https://"}},
+		{"empty endpoint", "oauth_cc \"\" {\nclient_id app\n}", []string{"token_endpoint: missing", "give the URL"}},
+		{"endpoint that is a path", configAt("/token"), []string{"token_endpoint: not an absolute", "https://auth.example.com/oauth/token"}},
+		{"endpoint without a scheme", configAt("auth.example.com/token"), []string{"token_endpoint: not an absolute"}},
+		{"endpoint without a scheme but a port", configAt("auth.example.com:443/token"), []string{"token_endpoint: not an absolute"}},
+		{"endpoint relative to a scheme", configAt("//auth.example.com/token"), []string{"token_endpoint: not an absolute"}},
+		{"endpoint without a host", configAt("https:///token"), []string{"token_endpoint: not an absolute"}},
+		{"endpoint with nothing but a port", configAt("https://:8443/token"), []string{"token_endpoint: not an absolute"}},
+		{"endpoint with a wrong port", configAt("https://auth.example.com:https/token"), []string{"token_endpoint: not an absolute"}},
+		{"endpoint with a space", configAt(`"https://auth.example.com /token"`), []string{"token_endpoint: not an absolute"}},
+		{"ftp", configAt("ftp://auth.example.com/token"), []string{"token_endpoint: not an absolute http or https URL"}},
+		{"unix socket", configAt("unix//run/auth.sock"), []string{"token_endpoint: not an absolute http or https URL"}},
+		{"user info", configAt("https://app:" + configCanary + "@auth.example.com/token"), []string{"token_endpoint: the URL has user info", "use client_id and client_secret"}},
+		{"user without a password", configAt("https://app@auth.example.com/token"), []string{"token_endpoint: the URL has user info"}},
+		{"fragment", configAt("https://auth.example.com/token#" + configCanary), []string{"token_endpoint: the URL has a fragment", "remove it"}},
+		{"empty fragment", configAt(`"https://auth.example.com/token#"`), []string{"token_endpoint: the URL has a fragment"}},
+		{"cleartext", configAt("http://auth.example.com/token"), []string{"token_endpoint: http would show", "use https", "insecure_http"}},
+		{"cleartext on a private address", configAt("http://10.0.0.1/token"), []string{"token_endpoint: http would show"}},
+		{"cleartext on all addresses", configAt("http://0.0.0.0/token"), []string{"token_endpoint: http would show"}},
+		{"cleartext on an IPv6 address", configAt("http://[fe80::1]/token"), []string{"token_endpoint: http would show"}},
+		{"cleartext on a name like an address", configAt("http://127.0.0.1.example.com/token"), []string{"token_endpoint: http would show"}},
+		{"cleartext on a name like localhost", configAt("http://localhost.example.com/token"), []string{"token_endpoint: http would show"}},
+		{"cleartext on a name ending like localhost", configAt("http://notlocalhost/token"), []string{"token_endpoint: http would show"}},
+		{"cleartext from a placeholder", configAt("{env.OAUTH_CC_TEST_HTTP}"), []string{"token_endpoint: http would show"}},
+		{"insecure_http is for http alone", configAt("ftp://auth.example.com/token", "insecure_http"), []string{"token_endpoint: not an absolute"}},
+
+		// The client's authentication.
+		{"basic without an id", configWithClient("client_secret " + configCanary), []string{"client_id: missing", "client_secret_basic needs one"}},
+		{"basic without a secret", configWithClient("client_id app"), []string{"client_secret: missing", "client_secret_basic needs one"}},
+		{"raw basic without an id", configWithClient("client_secret "+configCanary, "auth_method client_secret_basic_raw"), []string{"client_id: missing", "client_secret_basic_raw needs one"}},
+		{"raw basic without a secret", configWithClient("client_id app", "auth_method client_secret_basic_raw"), []string{"client_secret: missing", "client_secret_basic_raw needs one"}},
+		{"raw basic with a colon in the id", configWithClient("client_id urn:app", "client_secret "+configCanary, "auth_method client_secret_basic_raw"), []string{"client_id: contains a colon", "use client_secret_basic"}},
+		{"post without an id", configWithClient("client_secret "+configCanary, "auth_method client_secret_post"), []string{"client_id: missing", "client_secret_post needs one"}},
+		{"post without a secret", configWithClient("client_id app", "auth_method client_secret_post"), []string{"client_secret: missing", "client_secret_post needs one"}},
+		{"secret that is not used", configWith("auth_method none"), []string{"client_secret: auth_method none sends no secret", "remove it", "client_secret_basic"}},
+		{"unknown method", jsonWith(`"auth_method":"private_key_jwt"`), []string{"auth_method: unknown method \"private_key_jwt\"", "use one of client_secret_basic, client_secret_basic_raw, client_secret_post, none"}},
+
+		// Placeholders.
+		{"variable that is not set", configWithClient("client_id app", "client_secret {env.OAUTH_CC_TEST_UNSET}"), []string{"client_secret: placeholder {env.OAUTH_CC_TEST_UNSET} is empty", "set the variable"}},
+		{"empty variable", configWithClient("client_id {env.OAUTH_CC_TEST_EMPTY}", "client_secret "+configCanary), []string{"client_id: placeholder {env.OAUTH_CC_TEST_EMPTY} is empty", "set the variable"}},
+		{"variable amid text", configAt("https://{env.OAUTH_CC_TEST_UNSET}.example.com/token"), []string{"token_endpoint: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
+		{"unreadable file", configWithClient("client_id app", "client_secret {file."+missing+"}"), []string{"client_secret: placeholder {file." + missing + "} is empty", "make the file readable"}},
+		{"empty file", configWithClient("client_id app", "client_secret {file."+empty+"}"), []string{"client_secret: placeholder {file." + empty + "} is empty", "not empty"}},
+		{"folder for a file", configWithClient("client_id app", "client_secret {file."+filepath.Dir(empty)+"}"), []string{"client_secret: placeholder {file.", "is empty"}},
+		{"scope", configWith("scope {env.OAUTH_CC_TEST_UNSET}"), []string{"scope: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
+		{"audience", configWith("audience {env.OAUTH_CC_TEST_UNSET}"), []string{"audience: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
+		{"resource", configWith("resource {env.OAUTH_CC_TEST_UNSET}"), []string{"resource: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
+		{"param", configWith("param tenant {env.OAUTH_CC_TEST_UNSET}"), []string{"param tenant: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
+		{"request_header", configWith("request_header X-Key {env.OAUTH_CC_TEST_UNSET}"), []string{"request_header X-Key: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
+		{"placeholder of the request", configWith("scope {http.request.header.X-Tenant}"), []string{"scope: unknown placeholder {http.request.header.X-Tenant}", "use {env.*} or {file.", `\{`}},
+		{"short placeholder of the request", configAt("https://{host}/token"), []string{"token_endpoint: unknown placeholder {http.request.host}", `\{`}},
+		{"placeholder of the time", configWith("param now {time.now}"), []string{"param now: unknown placeholder {time.now}", `\{`}},
+		{"braces in a secret", configWithClient("client_id app", "client_secret a{"+configCanary+"}z"), []string{"client_secret: unknown placeholder", "use {env.*} or {file.", `write \{ for a literal brace`}},
+		{"empty braces in a secret", configWithClient("client_id app", "client_secret "+configCanary+"{}"), []string{"client_secret: unknown placeholder", `\{`}},
+
+		// The token request.
+		{"unknown format", jsonWith(`"request_format":"xml"`), []string{"request_format: unknown format \"xml\"", "use form or json"}},
+		{"relative resource", configWith("resource /orders"), []string{"resource: \"/orders\" is not an absolute URI", "write one such as https://"}},
+		{"resource with a fragment", configWith("resource https://api.example.com/#orders"), []string{"resource: ", "without fragment"}},
+		{"empty resource", jsonWith(`"resource":[""]`), []string{"resource: \"\" is not an absolute URI"}},
+		{"param without a name", jsonWith(`"params":{"":["1"]}`), []string{"param: \"\" can't be the name", "param <name> <value>"}},
+		{"placeholder as a param's name", configWith("param {env.HOME} 1"), []string{"param: ", "has no placeholders"}},
+		{"empty scope", jsonWith(`"scopes":[""]`), []string{"scope, audience: a value is empty", "remove it"}},
+		{"empty audience", jsonWith(`"audience":["a",""]`), []string{"scope, audience: a value is empty", "remove it"}},
+		{"request_header in two spellings", jsonWith(`"request_headers":{"X-A":["1"],"x-a":["2"]}`), []string{"request_header: X-A is given in several spellings", "use one"}},
+		{"brace that is not closed", configWithClient("client_id app", "client_secret {env.OAUTH_CC_TEST_SECRET"), []string{"client_secret: a brace is not closed", `\{`}},
+		{"replay_buffer without retry_status", configWith("retry_status off", "replay_buffer 1MiB"), []string{"replay_buffer: without retry_status", "name the statuses"}},
+		{"TLS options for cleartext", configAt("http://localhost/token", "transport {\ntls\n}"), []string{"transport: TLS options have no effect", "use https"}},
+		{"param client_id", configWith("param client_id app"), []string{"param: client_id has an option of its own", "use client_id"}},
+		{"param client_secret", configWith("param client_secret " + configCanary), []string{"param: client_secret has an option of its own", "use client_secret"}},
+		{"param client_assertion", configWith("param client_assertion " + configCanary), []string{"param: client_assertion "}},
+		{"param client_assertion_type", configWith("param client_assertion_type a"), []string{"param: client_assertion_type "}},
+		{"param scope", configWith("param scope a"), []string{"param: scope has an option of its own", "use scope"}},
+		{"param audience", configWith("param audience a"), []string{"param: audience has an option of its own", "use audience"}},
+		{"param resource", configWith("param resource a"), []string{"param: resource has an option of its own", "use resource"}},
+		{"header name with a space", configWith(`request_header "X Key" 1`), []string{"request_header: \"X Key\" is not a valid header name", "use letters, digits and hyphens"}},
+		{"header name with a colon", configWith("request_header X-Key: 1"), []string{"request_header: \"X-Key:\" is not a valid header name"}},
+		{"header without a name", jsonWith(`"request_headers":{"":["1"]}`), []string{"request_header: \"\" is not a valid header name"}},
+		{"header value with line breaks", configWith("request_header X-Key {env.OAUTH_CC_TEST_LINES}"), []string{"request_header: the value of X-Key has characters", "remove line breaks"}},
+		{"header Content-Type", configWith("request_header content-type text/plain"), []string{"request_header: Content-Type is written by the gateway itself", "remove it", "request_format"}},
+		{"header Content-Length", configWith("request_header Content-Length 5"), []string{"request_header: Content-Length is written"}},
+		{"header Host", configWith("request_header Host example.com"), []string{"request_header: Host is written"}},
+		{"header Transfer-Encoding", configWith("request_header Transfer-Encoding chunked"), []string{"request_header: Transfer-Encoding is written"}},
+		{"header Connection", configWith("request_header Connection close"), []string{"request_header: Connection is written"}},
+		{"header Expect", configWith("request_header Expect 100-continue"), []string{"request_header: Expect is written"}},
+		{"header Authorization beside basic", configWith("request_header authorization " + configCanary), []string{"request_header: Authorization carries the credential of auth_method client_secret_basic", "use client_secret_post or none"}},
+		{"header Authorization beside raw basic", configWith("auth_method client_secret_basic_raw", "request_header Authorization "+configCanary), []string{"request_header: Authorization carries the credential of auth_method client_secret_basic_raw"}},
+
+		// The upstream.
+		{"token_header with a space", configWith(`token_header "X Token"`), []string{"token_header: \"X Token\" is not a valid header name", "use letters, digits and hyphens"}},
+		{"token_header with a colon", configWith("token_header Authorization:"), []string{"token_header: \"Authorization:\" is not a valid header name"}},
+		{"token_header outside ASCII", configWith("token_header X-Tökén"), []string{"token_header: \"X-Tökén\" is not a valid header name"}},
+		{"token_header without a name", jsonWith(`"token_header":{"scheme":"Bearer"}`), []string{"token_header: \"\" is not a valid header name"}},
+		{"token_header with a placeholder", configWith("token_header {env.HOME}"), []string{"token_header: \"{env.HOME}\" is not a valid header name"}},
+		{"scheme with a space", configWith(`token_header Authorization "Bearer "`), []string{"token_header: \"Bearer \" is not a valid authentication scheme", "use a single word such as Bearer"}},
+		{"scheme with a line break", jsonWith(`"token_header":{"name":"Authorization","scheme":"Bearer\r\nX: "}`), []string{"token_header: \"Bearer\\r\\nX: \" is not a valid authentication scheme"}},
+		{"token_header connection", configWith("token_header connection Bearer"), []string{"token_header: Connection belongs to the connection", "use another header"}},
+		{"token_header Proxy-Authorization", configWith("token_header Proxy-Authorization Bearer"), []string{"token_header: Proxy-Authorization belongs to the connection"}},
+		{"token_header TE", configWith("token_header TE"), []string{"token_header: Te belongs to the connection"}},
+		{"token_header Upgrade", configWith("token_header upgrade"), []string{"token_header: Upgrade belongs to the connection"}},
+		{"token_header Host", configWith("token_header Host"), []string{"token_header: Host belongs to the connection"}},
+		{"retry_status below the range", jsonWith(`"retry_status":[401,399]`), []string{"retry_status: 399 is not a status of a rejection", "use one from 400 to 599"}},
+		{"retry_status above the range", jsonWith(`"retry_status":[600]`), []string{"retry_status: 600 is not"}},
+		{"mask_rejection below the range", jsonWith(`"mask_rejection":302`), []string{"mask_rejection: 302 is not a status of an error", "use one from 400 to 599"}},
+		{"mask_rejection above the range", jsonWith(`"mask_rejection":600`), []string{"mask_rejection: 600 is not"}},
+		{"negative mask_rejection", jsonWith(`"mask_rejection":-1`), []string{"mask_rejection: -1 is not"}},
+		{"mask_rejection of nothing", configWith("mask_rejection", "retry_status off"), []string{"mask_rejection: without retry_status nothing counts as a rejection", "name the statuses in retry_status"}},
+		{"negative size per request", jsonWith(`"replay_buffer":{"per_request":-1}`), []string{"replay_buffer: sizes must be greater than zero", "use retry_status off"}},
+		{"negative total size", jsonWith(`"replay_buffer":{"total":-1}`), []string{"replay_buffer: sizes must be greater than zero"}},
+		{"total smaller than the size per request", configWith("replay_buffer 2MiB 1MiB"), []string{"replay_buffer: the total is smaller", "make it at least as large"}},
+		{"total smaller than the default per request", jsonWith(`"replay_buffer":{"total":1024}`), []string{"replay_buffer: the total is smaller"}},
+
+		// Times and the way to the endpoint.
+		{"negative timeout", jsonWith(`"timeout":-1`), []string{"timeout: must be longer than zero", "such as 10s"}},
+		{"negative default_ttl", jsonWith(`"default_ttl":"-5m"`), []string{"default_ttl: must be longer than zero", "such as 5m"}},
+		{"transport with proxy_protocol", configWith("transport {\nproxy_protocol v2\n}"), []string{"transport: proxy_protocol needs a client's connection", "remove it"}},
+		{"transport with an unknown version", configWith("transport {\nversions 4\n}"), []string{"transport: unsupported HTTP version"}},
+		{"transport with a missing CA", configWith("transport {\ntls_trust_pool file {\npem_file " + missing + "\n}\n}"), []string{"transport: ", missing}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h, err := provisionConfig(t, test.config)
+			if err == nil {
+				t.Fatalf("was accepted:\n%s", test.config)
+			}
+			message := err.Error()
+			if !strings.HasPrefix(message, test.says[0]) {
+				t.Errorf("the message is %q, which does not begin with %q", message, test.says[0])
+			}
+			for _, part := range test.says[1:] {
+				if !strings.Contains(message, part) {
+					t.Errorf("the message is %q, which does not say %q", message, part)
+				}
+			}
+			if strings.Contains(message, configCanary) {
+				t.Errorf("%q quotes a secret", message)
+			}
+			if h.acquired || h.grant != nil {
+				t.Error("a token was acquired all the same")
+			}
+		})
+	}
+}
+
+func TestProvisionAccepts(t *testing.T) {
+	_, full, _ := configSecrets(t)
+	for _, config := range []string{
+		"oauth_cc https://auth.example.com/token {\nclient_id app\nclient_secret " + configCanary + "\n}",
+		configAt("HTTPS://auth.example.com:8443/token?tenant=42"),
+		configAt("http://localhost/token"),
+		configAt("http://LOCALHOST.:8080/token"),
+		configAt("http://auth.localhost:9090/token"),
+		configAt("http://127.0.0.1:9090/token"),
+		configAt("http://127.1.2.3/token"),
+		configAt("http://[::1]:9090/token"),
+		configAt("http://auth.example.com/token", "insecure_http"),
+		configAt("{env.OAUTH_CC_TEST_HTTP}", "insecure_http"),
+		configWith("auth_method client_secret_basic"),
+		configWith("auth_method client_secret_basic_raw"),
+		configWith("auth_method client_secret_post", "request_header Authorization Gateway"),
+		configWithClient("client_id urn:app", "client_secret "+configCanary),
+		configWithClient("client_id app", "auth_method none"),
+		configWithClient("auth_method none"),
+		configWithClient("client_id app", "client_secret {file."+full+"}"),
+		configWith("resource urn:example:orders"),
+		configWith("param grant_type client_credential"),
+		configWith("retry_status off"),
+		configWith("retry_status 400 599", "mask_rejection 599"),
+		configWith("replay_buffer 100MiB"),
+		configWith("replay_buffer 1MiB 1MiB"),
+		configWith("token_header X-Api-Token"),
+		configWith(`token_header X-Api-Token ""`),
+		configWith("transport {\nversions 2 1.1\ndial_timeout 1s\n}"),
+		jsonWith(`"retry_status":[],"timeout":0`),
+	} {
+		h := provisionedConfig(t, config)
+		checkGrantUsers(t, h.key, 1)
+		cleanUpConfig(t, h)
+		checkGrantUsers(t, h.key, 0)
+	}
+}
+
+func TestPlaceholdersAreResolvedOnceAndBracesCanBeEscaped(t *testing.T) {
+	_, full, _ := configSecrets(t)
+	for written, want := range map[string]string{
+		configCanary:                 configCanary,
+		"{env.OAUTH_CC_TEST_SECRET}": configCanary,
+		"{file." + full + "}":        configCanary,
+		"a-{env.OAUTH_CC_TEST_SECRET}-z{file." + full + "}": "a-" + configCanary + "-z" + configCanary,
+		"{env.OAUTH_CC_TEST_BRACES}":                        "{env.HOME}\\{}",
+		`a\{b\}c`:                                           "a{b}c",
+		`"a\{b}c"`:                                          "a{b}c",
+		`\{env.OAUTH_CC_TEST_SECRET\}`:                      "{env.OAUTH_CC_TEST_SECRET}",
+		"a}b":                                               "a}b",
+		`a\b`:                                               `a\b`,
+	} {
+		h := provisionedConfig(t, configWithClient("client_id app", "client_secret "+written))
+		request, err := h.resolve()
+		if err != nil {
+			t.Errorf("%s: %v", written, err)
+		}
+		if request.clientSecret != want {
+			t.Errorf("%s is resolved to %q, want %q", written, request.clientSecret, want)
+		}
+	}
+}
+
+func TestEveryOptionTogetherIsProvisioned(t *testing.T) {
+	_, full, _ := configSecrets(t)
+	directive, _, _ := strings.Cut(readGoldens(t, filepath.Join(adaptDir, "everything"+goldenExtension))[0].input, "\n}\n")
+	_, directive, _ = strings.Cut(directive, ":80 {\n")
+	provisionedConfig(t, strings.ReplaceAll(directive, "/run/secrets/client", full))
+}
+
+// The pool gives way to whoever releases, so a release too many would take the token
+// away from the configuration that runs.
+func TestFailedProvisionReleasesNothing(t *testing.T) {
+	config := configWith("transport {\nproxy_protocol v1\n}")
+	h, err := provisionConfig(t, config)
+	if err == nil || h.key == (grantKey{}) {
+		t.Fatalf("want a failure after the key was known, got %v", err)
+	}
+	if _, err := acquireGrant(h.key); err != nil { // as another configuration would
+		t.Fatal(err)
+	}
+	for range 2 {
+		cleanUpConfig(t, h)
+		checkGrantUsers(t, h.key, 1)
+	}
+	if err := releaseGrant(h.key); err != nil {
+		t.Fatal(err)
+	}
+	checkGrantUsers(t, h.key, 0)
+}
+
+func TestCleanupIsSafeBeforeProvisionAndTwice(t *testing.T) {
+	cleanUpConfig(t, new(Handler))
+	cleanUpConfig(t, handlerFromConfig(t, configWith("transport {\nversions 1.1\n}")))
+
+	running, other := provisionedConfig(t, configWith()), provisionedConfig(t, configWith())
+	checkGrantUsers(t, running.key, 2)
+	for range 2 {
+		cleanUpConfig(t, other)
+		checkGrantUsers(t, running.key, 1)
+	}
+	if running.grant.ctx.Err() != nil {
+		t.Error("the token was destroyed while in use")
+	}
+	cleanUpConfig(t, running)
+	checkGrantUsers(t, running.key, 0)
+	if running.grant.ctx.Err() == nil {
+		t.Error("the token was not destroyed after its last use")
+	}
+}
+
+// As Caddy does when it loads, and unloads, a configuration.
+func TestUnloadedConfigurationLeavesNothingBehind(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	loaded, err := ctx.LoadModuleByID("http.handlers.oauth_cc", json.RawMessage(jsonWith(`"scopes":["orders:read"]`)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := loaded.(*Handler).key
+	checkGrantUsers(t, key, 1)
+	_, err = ctx.LoadModuleByID("http.handlers.oauth_cc", json.RawMessage(jsonWith(`"scopes":["orders:read"],"timeout":-1`)))
+	if err == nil || !strings.Contains(err.Error(), "timeout: must be longer than zero") {
+		t.Errorf("got %v", err)
+	}
+	checkGrantUsers(t, key, 1)
+	_, err = ctx.LoadModuleByID("http.handlers.oauth_cc", json.RawMessage(jsonWith(`"scope":["orders:read"]`)))
+	if err == nil || !strings.Contains(err.Error(), `unknown field "scope"`) {
+		t.Errorf("got %v", err)
+	}
+	cancel()
+	checkGrantUsers(t, key, 0)
+}
+
+func TestEqualGrantsAreShared(t *testing.T) {
+	configSecrets(t)
+	all := "scope a b\naudience c\nresource urn:d\nparam e f\nparam e g\nrequest_header X-H i\ntransport {\nversions 1.1\n}"
+	base := configWith(all)
+	for name, config := range map[string]string{
+		"the same once more":                 base,
+		"another order of the options":       configWith(strings.Replace(all, "scope a b\naudience c", "audience c\nscope a\nscope b", 1)),
+		"the default method by name":         configWith(all, "auth_method client_secret_basic"),
+		"the default format by name":         configWith(all, "request_format form"),
+		"another timeout":                    configWith(all, "timeout 3s"),
+		"another default_ttl":                configWith(all, "default_ttl 3s"),
+		"another token_header":               configWith(all, "token_header X-Api-Token"),
+		"keep_client_authorization":          configWith(all, "keep_client_authorization"),
+		"other statuses":                     configWith(all, "retry_status 403"),
+		"another replay_buffer":              configWith(all, "replay_buffer 1KiB"),
+		"mask_rejection":                     configWith(all, "mask_rejection"),
+		"allow_without_token":                configWith(all, "allow_without_token"),
+		"insecure_http that is not needed":   configWith(all, "insecure_http"),
+		"the same variable for the secret":   "",
+		"the same endpoint, as the argument": strings.Replace(base, "oauth_cc {\ntoken_endpoint https://auth.example.com/token\n", "oauth_cc https://auth.example.com/token {\n", 1),
+	} {
+		t.Run(name, func(t *testing.T) {
+			first, second := base, config
+			if config == "" {
+				first = strings.ReplaceAll(base, configCanary, "{env.OAUTH_CC_TEST_SECRET}")
+				second = first
+			}
+			a, b := provisionedConfig(t, first), provisionedConfig(t, second)
+			if a.grant != b.grant {
+				t.Errorf("no shared token for\n%s\nand\n%s", first, second)
+			}
+			checkGrantUsers(t, a.key, 2)
+		})
+	}
+}
+
+func TestDifferentGrantsAreNotShared(t *testing.T) {
+	_, full, _ := configSecrets(t)
+	t.Setenv("OAUTH_CC_TEST_A", "a")
+	t.Setenv("OAUTH_CC_TEST_ENDPOINT", "https://auth.example.com/token")
+	base := configWith("scope a", "audience a", "resource urn:a", "param a a", "request_header X-A a", "transport {\nversions 1.1\n}")
+	change := func(from, to string) string {
+		changed := strings.Replace(base, from, to, 1)
+		if changed == base {
+			t.Fatalf("no %q in\n%s", from, base)
+		}
+		return changed
+	}
+	configs := map[string]string{
+		"base":              base,
+		"endpoint's path":   change("/token\n", "/token2\n"),
+		"endpoint's query":  change("/token\n", "/token?tenant=1\n"),
+		"client_id":         change("client_id app", "client_id app2"),
+		"client_secret":     change(configCanary, configCanary+"2"),
+		"secret's source":   change(configCanary, "{env.OAUTH_CC_TEST_SECRET}"),
+		"another source":    change(configCanary, "{file."+full+"}"),
+		"method":            change("scope a", "scope a\nauth_method client_secret_post"),
+		"raw method":        change("scope a", "scope a\nauth_method client_secret_basic_raw"),
+		"no authentication": strings.Replace(change("scope a", "scope a\nauth_method none"), "client_secret "+configCanary+"\n", "", 1),
+		"format":            change("scope a", "scope a\nrequest_format json"),
+		"scope":             change("scope a", "scope b"),
+		"one more scope":    change("scope a", "scope a b"),
+		"no scope":          change("scope a\n", ""),
+		"audience":          change("audience a", "audience b"),
+		"no audience":       change("audience a\n", ""),
+		"resource":          change("resource urn:a", "resource urn:b"),
+		"no resource":       change("resource urn:a\n", ""),
+		"param's name":      change("param a a", "param b a"),
+		"param's value":     change("param a a", "param a b"),
+		"two values":        change("param a a", "param a a\nparam a b"),
+		"no param":          change("param a a\n", ""),
+		"header's name":     change("request_header X-A a", "request_header X-B a"),
+		"header's value":    change("request_header X-A a", "request_header X-A b"),
+		"no header":         change("request_header X-A a\n", ""),
+		"transport":         change("versions 1.1", "versions 1.1\ntls_insecure_skip_verify"),
+		"no transport":      change("transport {\nversions 1.1\n}", ""),
+
+		// They would part as soon as the variable changes.
+		"endpoint's source": change("https://auth.example.com/token", "{env.OAUTH_CC_TEST_ENDPOINT}"),
+		"scope's source":    change("scope a", "scope {env.OAUTH_CC_TEST_A}"),
+		"audience's source": change("audience a", "audience {env.OAUTH_CC_TEST_A}"),
+		"resource's source": change("resource urn:a", "resource urn:{env.OAUTH_CC_TEST_A}"),
+		"param's source":    change("param a a", "param a {env.OAUTH_CC_TEST_A}"),
+		"header's source":   change("request_header X-A a", "request_header X-A {env.OAUTH_CC_TEST_A}"),
+	}
+	names := make(map[grantKey]string)
+	for name, config := range configs {
+		h := provisionedConfig(t, config)
+		if other, taken := names[h.key]; taken {
+			t.Errorf("%s and %s share a token", name, other)
+		}
+		names[h.key] = name
+	}
+}
+
+// Without lengths before the fields, text that moves from one into the next would go
+// unnoticed.
+func TestGrantKeyTellsNeighbouringFieldsApart(t *testing.T) {
+	one := func(name string, values ...string) map[string][]string { return map[string][]string{name: values} }
+	requests := []grantRequest{
+		{},
+		{clientID: "ab", clientSecret: "c"},
+		{clientID: "a", clientSecret: "bc"},
+		{clientID: "abc"},
+		{clientSecret: "abc"},
+		{endpoint: "a", clientID: "bc"},
+		{authMethod: "ab", format: "c"},
+		{authMethod: "a", format: "bc"},
+		{format: "a", scopes: []string{"bc"}},
+		{format: "abc"},
+		{scopes: []string{"abc"}},
+		{scopes: []string{"ab", "c"}},
+		{scopes: []string{"a", "bc"}},
+		{scopes: []string{"abc", ""}},
+		{scopes: []string{"ab"}, audience: []string{"c"}},
+		{scopes: []string{"a"}, audience: []string{"b", "c"}},
+		{scopes: []string{"a", "b"}, audience: []string{"c"}},
+		{audience: []string{"abc"}},
+		{audience: []string{"ab"}, resource: []string{"c"}},
+		{resource: []string{"abc"}},
+		{params: one("a", "bc")},
+		{params: one("ab", "c")},
+		{params: one("a", "b", "c")},
+		{params: map[string][]string{"a": {"b"}, "c": nil}},
+		{params: map[string][]string{"a": {"b"}, "c": {"1"}}},
+		{params: one("a", "b", "c", "1")},
+		{params: one("a", "b"), headers: one("a", "b")},
+		{headers: one("a", "bc")},
+		{headers: one("ab", "c")},
+		{resource: []string{"a", "1", "b"}},
+		{params: one("a", "b")},
+		{headers: one("a", "b")},
+	}
+	seen := make(map[grantKey]string)
+	for _, request := range requests {
+		key, err := new(Handler).grantKey(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := fmt.Sprintf("%+v", request)
+		if other, taken := seen[key]; taken {
+			t.Errorf("one key for\n%s\nand\n%s", other, text)
+		}
+		seen[key] = text
+	}
+}
