@@ -1,11 +1,18 @@
 package oauthcc
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
+
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 func TestTokenIsAttachedAndCached(t *testing.T) {
@@ -60,38 +67,122 @@ func TestRevokedTokenIsReplayedOnce(t *testing.T) {
 	}
 }
 
-func TestReloadUnderLoadKeepsTheToken(t *testing.T) {
+// A request that waits for a token is served, even if the configuration that it came
+// in with is replaced by one that asks for another token.
+func TestRequestOutlivesItsConfiguration(t *testing.T) {
 	endpoint, upstream := startTokenServer(t), startAPI(t)
-	site := endpoint.options() + upstream.proxy()
-	g := startGateway(t, site)
+	asked, proceed := make(chan struct{}), make(chan struct{})
+	endpoint.setAnswer(func(w http.ResponseWriter, _ *http.Request, n int) {
+		if n == 1 {
+			close(asked)
+			<-proceed
+		}
+		endpoint.grant(w)
+	})
+	g := startGateway(t, endpoint.options()+upstream.proxy())
+	waiting := make(chan answer)
+	go func() {
+		req, _ := http.NewRequest(http.MethodGet, g.url("/"), nil)
+		a, _ := exchangeWith(testClient, req)
+		waiting <- a
+	}()
+	<-asked
+	g.reload(endpoint.options("scope other") + upstream.proxy())
+	if a := g.get("/"); a.status != 200 {
+		t.Errorf("the new configuration answers %d", a.status)
+	}
+	close(proceed)
+	if a := <-waiting; a.status != 200 {
+		t.Errorf("the request of the old configuration got %d %q", a.status, a.body)
+	}
+}
+
+func TestTraceGetsNoToken(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	g := startGateway(t, endpoint.options()+upstream.proxy())
 	g.get("/")
-	stop := make(chan struct{})
-	var wait sync.WaitGroup
-	for range 4 {
-		wait.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				req, _ := http.NewRequest(http.MethodGet, g.url("/"), nil)
-				if a, err := exchangeWith(testClient, req); err != nil || a.status != 200 {
-					t.Errorf("got %d, %v", a.status, err)
-					return
-				}
+	req, err := http.NewRequest(http.MethodTrace, g.url("/"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer token-1")
+	if a := g.do(req); a.status != 401 {
+		t.Errorf("got %d %q", a.status, a.body)
+	}
+}
+
+// What handle_errors does with a request may lead anywhere.
+func TestTokenDoesNotReachErrorRoutes(t *testing.T) {
+	endpoint := startTokenServer(t)
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "authorization %q", r.Header["Authorization"])
+	}))
+	defer elsewhere.Close()
+	for _, option := range []string{"", "retry_status off"} {
+		g := startGateway(t, endpoint.options(option)+"reverse_proxy "+freeAddr(t)+
+			"\nhandle_errors {\nreverse_proxy "+elsewhere.Listener.Addr().String()+"\n}\n")
+		if a := g.get("/"); a.body != "authorization []" {
+			t.Errorf("%s: got %d %q", option, a.status, a.body)
+		}
+	}
+}
+
+// HTTP/2 allows trailers after a body that is announced to be empty.
+func TestTrailerAfterAnEmptyBodyIsNoWayIn(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	for _, option := range []string{"", "retry_status off"} {
+		g := startGateway(t, endpoint.options("token_header X-Api-Key", option)+
+			upstream.proxy("header_up Authorization {http.request.header.X-Api-Key}", `header_up Authorization (.+) "Bearer $1"`))
+		conn, err := net.Dial("tcp", g.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sendHeaders := h2cStream(t, conn)
+		sendHeaders(false, ":method", "POST", ":scheme", "http", ":authority", g.addr, ":path", "/",
+			"content-length", "0", "trailer", "X-Api-Key, X-Other")
+		sendHeaders(true, "x-api-key", "smuggled", "x-other", "1")
+		framer := http2.NewFramer(io.Discard, conn)
+		for {
+			frame, err := framer.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
 			}
-		})
+			if frame.Header().StreamID == 1 && frame.Header().Flags.Has(http2.FlagDataEndStream) {
+				break
+			}
+		}
+		conn.Close()
+		served := upstream.last(t)
+		if served.trailer.Get("X-Api-Key") != "" || served.trailer.Get("X-Other") != "1" {
+			t.Errorf("%s: the upstream got the trailers %v", option, served.trailer)
+		}
 	}
-	for i := range 10 {
-		g.reload(fmt.Sprintf("header X-Reload %d\n%s", i, site))
+}
+
+// h2cStream starts an HTTP/2 connection and returns what sends header blocks on its
+// first stream, in frames that no library would send.
+func h2cStream(t *testing.T, conn net.Conn) func(end bool, pairs ...string) {
+	t.Helper()
+	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
+		t.Fatal(err)
 	}
-	if err := g.tryReload("oauth_cc not-a-url\n" + site); err == nil {
-		t.Error("a wrong configuration was loaded")
+	framer := http2.NewFramer(conn, nil)
+	if err := framer.WriteSettings(); err != nil {
+		t.Fatal(err)
 	}
-	close(stop)
-	wait.Wait()
-	if n := endpoint.count(); n != 1 {
-		t.Errorf("%d token requests, want 1", n)
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	return func(end bool, pairs ...string) {
+		t.Helper()
+		block.Reset()
+		for i := 0; i < len(pairs); i += 2 {
+			if err := encoder.WriteField(hpack.HeaderField{Name: pairs[i], Value: pairs[i+1]}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		err := framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true, EndStream: end})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }

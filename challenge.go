@@ -81,7 +81,10 @@ func (s *fieldScanner) parameter(c *challenge, name string) {
 			c.params[name] = value
 		}
 	}
-	s.skipElement()
+	// Some servers leave out the comma between parameters.
+	if s.rest != "" && !strings.ContainsRune(" \t", rune(s.rest[0])) {
+		s.skipElement()
+	}
 }
 
 // quoted reads a quoted-string. An unterminated one ends with the line.

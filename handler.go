@@ -46,10 +46,11 @@ const (
 // ServeHTTP attaches a token to the request and passes it on. If the upstream rejects
 // the token, the request is sent once more with another one.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if h.KeepClientAuthorization && slices.ContainsFunc(r.Header[h.headerName], func(v string) bool { return v != "" }) {
+		repl.Set(statusPlaceholder, statusNone)
 		return next.ServeHTTP(w, r)
 	}
-	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if r.Method == http.MethodTrace {
 		// The answer repeats the request to the client (RFC 9110 §9.3.8).
 		repl.Set(statusPlaceholder, statusNone)
@@ -70,11 +71,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	h.removeClientToken(r)
 
 	if len(h.retryStatus) == 0 {
-		if r.Trailer != nil && hasBody(r) {
+		if r.Trailer != nil && r.Body != nil {
 			newTape(r, 0, h.budget, h.headerName)
 		}
 		h.attach(r, t)
-		return next.ServeHTTP(w, r)
+		return h.detach(r, next.ServeHTTP(w, r))
 	}
 	x := &exchange{h: h, w: w, r: r, repl: repl, token: t}
 	return x.serve(next)
@@ -141,6 +142,15 @@ func (h *Handler) attach(r *http.Request, t *token) {
 	}
 }
 
+// detach takes the token away again from a request that goes on to an error route,
+// which may send it elsewhere. It returns err.
+func (h *Handler) detach(r *http.Request, err error) error {
+	if err != nil {
+		delete(r.Header, h.headerName)
+	}
+	return err
+}
+
 // renderedToken keeps the value of the token's header for as long as the token is
 // used, so that not every request writes it anew.
 type renderedToken struct {
@@ -161,10 +171,10 @@ func (c *renderedToken) of(t *token, scheme string) string {
 	return last.value
 }
 
-// hasBody reports whether the client's request has one. A wrapped http.NoBody is only
-// known by its length.
+// hasBody reports whether the client's request has one, or trailers, which come at a
+// body's end however short it is. A wrapped http.NoBody is only known by its length.
 func hasBody(r *http.Request) bool {
-	return r.Body != nil && r.Body != http.NoBody && r.ContentLength != 0
+	return r.Body != nil && r.Body != http.NoBody && (r.ContentLength != 0 || r.Trailer != nil)
 }
 
 // exchange is a request on its way upstream, once or twice. It judges the response
@@ -189,7 +199,7 @@ type exchange struct {
 func (x *exchange) serve(next caddyhttp.Handler) error {
 	if hasBody(x.r) {
 		x.tape = newTape(x.r, x.h.replayLimit, x.h.budget, x.h.headerName)
-		defer x.tape.stop()
+		defer x.tape.release()
 	}
 	x.body = x.r.Body
 	x.saved = saveRequest(x.r, x.w.Header())
@@ -206,7 +216,7 @@ func (x *exchange) serve(next caddyhttp.Handler) error {
 	x.h.attach(x.r, x.token)
 	dropped, err := x.attempt(next)
 	if !dropped {
-		return err
+		return x.h.detach(x.r, err)
 	}
 	x.restore()
 	x.repl.Set(statusPlaceholder, statusReplayed)
@@ -217,7 +227,7 @@ func (x *exchange) serve(next caddyhttp.Handler) error {
 	}
 	x.replayed = true
 	x.h.attach(x.r, x.token)
-	return next.ServeHTTP(&x.guard, x.r)
+	return x.h.detach(x.r, next.ServeHTTP(&x.guard, x.r))
 }
 
 // attempt sends the request the first time. What became of a response that was
@@ -297,6 +307,9 @@ func (x *exchange) renew(challenges []string) bool {
 	}
 	x.failure = err
 	if err != nil && !x.h.AllowWithoutToken {
+		if x.tape != nil {
+			x.body = x.tape.abandon()
+		}
 		return true
 	}
 	if x.tape != nil {

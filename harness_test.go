@@ -23,7 +23,9 @@ import (
 
 func TestMain(m *testing.M) {
 	caddy.RegisterModule(new(testLogs))
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m,
+		// Caddy's TLS app cleans its storage in the background, holding a lock.
+		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"))
 }
 
 // gateway is a running Caddy. There is one per process, so tests that start one are

@@ -326,6 +326,11 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 	if h.Transport.ProxyProtocol != "" {
 		return errors.New("transport: proxy_protocol needs a client's connection, which a token request doesn't have; remove it")
 	}
+	if h.Transport.KeepAlive == nil {
+		// Token requests are rare: an idle connection would mostly be found closed, and
+		// net/http logs what a peer sends on it unasked.
+		h.Transport.KeepAlive = &reverseproxy.KeepAlive{Enabled: new(bool)}
+	}
 	if err := h.Transport.Provision(ctx); err != nil {
 		return fmt.Errorf("transport: %w", err)
 	}
@@ -372,7 +377,7 @@ func (h *Handler) resolve() (grantRequest, error) {
 		headers:      p.named("request_header", h.RequestHeaders),
 	}
 	if p.err != nil {
-		return grantRequest{}, p.err
+		return r, p.err
 	}
 	return r, r.check()
 }

@@ -102,12 +102,26 @@ func (t *tape) rewind() (*tapeCursor, bool) {
 	if t.lost {
 		return nil, false
 	}
+	t.retire()
+	return t.cursor, true
+}
+
+// abandon ends the first attempt's reading, with none to follow. What it returns is
+// for whoever answers instead, and can be read if the body can still be read whole.
+func (t *tape) abandon() *tapeCursor {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.retire()
+	t.cursor.retired = t.lost
+	return t.cursor
+}
+
+func (t *tape) retire() {
 	t.record = false
 	t.abandoned = t.cursor
 	t.abandoned.retired = true
 	t.cursor = t.newCursor()
 	t.landed.Broadcast()
-	return t.cursor, true
 }
 
 // stop ends the recording, as no further attempt follows. The body can be read on.
@@ -117,13 +131,30 @@ func (t *tape) stop() {
 	t.letGo()
 }
 
+// release gives back the budget at the end of the request.
+func (t *tape) release() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.letGo()
+	t.giveBack()
+}
+
 func (t *tape) letGo() {
 	t.record, t.lost = false, true
+	t.forget()
+}
+
+// forget frees the recording once the last reader is through with it.
+func (t *tape) forget() {
+	if !t.record && t.lost && t.cursor.offset == len(t.recorded) {
+		t.recorded, t.cursor.offset = nil, 0
+		t.giveBack()
+	}
+}
+
+func (t *tape) giveBack() {
 	t.budget.used.Add(-t.taken)
 	t.taken = 0
-	if t.cursor.offset == len(t.recorded) {
-		t.recorded, t.cursor.offset = nil, 0
-	}
 }
 
 // keep records what was read of the source.
@@ -194,6 +225,7 @@ func (c *tapeCursor) Read(p []byte) (int, error) {
 		case c.offset < len(t.recorded):
 			n := copy(p, t.recorded[c.offset:])
 			c.offset += n
+			t.forget()
 			return n, nil
 		case t.err != nil:
 			return 0, c.end()

@@ -62,7 +62,7 @@ var grants = caddy.NewUsagePool()
 
 func acquireGrant(key grantKey) (*cachedGrant, error) {
 	value, _, err := grants.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return newCachedGrant(), nil
+		return new(cachedGrant), nil
 	})
 	if err != nil {
 		return nil, err
@@ -115,11 +115,9 @@ var errNotRenewed = errors.New("no other token")
 type cachedGrant struct {
 	current atomic.Pointer[token]
 
-	ctx    context.Context // ends when no configuration uses the grant any more
-	cancel context.CancelFunc
-
 	mu         sync.Mutex
 	flight     *flight
+	released   bool              // no configuration uses the grant any more; requests may
 	failed     *unavailableError // the last fetch, if it failed
 	generation uint64
 	forcedFrom time.Time     // not before then is a token renewed that was rejected
@@ -131,21 +129,28 @@ type cachedGrant struct {
 
 // flight is the one fetch in progress, shared by all who wait for it.
 type flight struct {
-	done  chan struct{} // closed when token or err is set
-	token *token
-	err   error
+	cancel  context.CancelFunc
+	waiting int           // guarded by the grant's lock
+	done    chan struct{} // closed when token or err is set
+	token   *token
+	err     error
 }
 
-func newCachedGrant() *cachedGrant {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &cachedGrant{ctx: ctx, cancel: cancel}
-}
-
-// Destruct implements caddy.Destructor. It ends a fetch that nobody can wait for any
-// more.
+// Destruct implements caddy.Destructor. Requests of an earlier configuration can
+// outlive it, so a fetch goes on as long as one waits for it.
 func (g *cachedGrant) Destruct() error {
-	g.cancel()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.released = true
+	g.endUnused(g.flight)
 	return nil
+}
+
+// endUnused ends a fetch whose outcome is of no use to anyone. The caller holds mu.
+func (g *cachedGrant) endUnused(f *flight) {
+	if g.released && f != nil && f.waiting == 0 {
+		f.cancel()
+	}
 }
 
 // usable returns the cached token if it can be served. It is the whole cost of a
@@ -171,7 +176,7 @@ func (g *cachedGrant) get(ctx context.Context, fetch fetchFunc) (*token, error) 
 	if err != nil {
 		return nil, err
 	}
-	return f.wait(ctx)
+	return g.wait(ctx, f)
 }
 
 // renew returns a token other than the one that the upstream rejected: the cached
@@ -182,7 +187,7 @@ func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, fet
 	if err != nil || t != nil {
 		return t, err
 	}
-	if t, err = f.wait(ctx); err != nil {
+	if t, err = g.wait(ctx, f); err != nil {
 		return nil, err
 	}
 	if t.generation <= rejected.generation {
@@ -194,20 +199,23 @@ func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, fet
 // renewInBackground is renew for a request that can't be replayed. The outcome is in
 // the cache and in the log.
 func (g *cachedGrant) renewInBackground(rejected *token, bare bool, fetch fetchFunc) {
-	_, _, _ = g.force(rejected, bare, fetch)
+	if _, f, err := g.force(rejected, bare, fetch); err == nil && f != nil {
+		g.leave(f)
+	}
 }
 
 // force returns the token that has replaced the rejected one, or else the fetch that
-// will.
+// will. The caller counts as waiting for that.
 func (g *cachedGrant) force(rejected *token, bare bool, fetch fetchFunc) (*token, *flight, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if t := g.usable(); t != nil && t.generation > rejected.generation {
+	t := g.usable()
+	if t != nil && t.generation > rejected.generation {
 		return t, nil, nil
 	}
 	now := time.Now()
 	tooSoon := now.Before(g.forcedFrom) || bare && now.Before(g.bareFrom)
-	if g.flight == nil && tooSoon {
+	if t != nil && g.flight == nil && tooSoon {
 		return nil, nil, errNotRenewed
 	}
 	f, err := g.join(fetch, true)
@@ -215,28 +223,31 @@ func (g *cachedGrant) force(rejected *token, bare bool, fetch fetchFunc) (*token
 }
 
 // join returns the fetch in progress or starts one, unless the endpoint is to be
-// left alone after a failure. The caller holds mu.
+// left alone after a failure. The caller holds mu, and counts as waiting.
 func (g *cachedGrant) join(fetch fetchFunc, forced bool) (*flight, error) {
-	if g.flight != nil {
-		return g.flight, nil
+	if g.flight == nil {
+		now := time.Now()
+		if g.failed != nil && now.Before(g.failed.retryAt) {
+			return nil, &unavailableError{cause: g.failed.cause, retryAt: g.failed.retryAt, waiting: true}
+		}
+		if forced {
+			g.forcedFrom = now.Add(forcedSpacing)
+		}
+		// The context has nothing of the request that starts the fetch, which others
+		// wait for as well; fetch itself bounds its time.
+		ctx, cancel := context.WithCancel(context.Background())
+		g.flight = &flight{cancel: cancel, done: make(chan struct{})}
+		go g.fly(ctx, g.flight, fetch)
 	}
-	now := time.Now()
-	if g.failed != nil && now.Before(g.failed.retryAt) {
-		return nil, &unavailableError{cause: g.failed.cause, retryAt: g.failed.retryAt, waiting: true}
-	}
-	if forced {
-		g.forcedFrom = now.Add(forcedSpacing)
-	}
-	f := &flight{done: make(chan struct{})}
-	g.flight = f
-	go g.fly(f, fetch)
-	return f, nil
+	g.flight.waiting++
+	return g.flight, nil
 }
 
-// fly runs one fetch to its end, which fetch itself bounds in time.
-func (g *cachedGrant) fly(f *flight, fetch fetchFunc) {
+// fly runs one fetch to its end.
+func (g *cachedGrant) fly(ctx context.Context, f *flight, fetch fetchFunc) {
 	defer close(f.done)
-	granted, err := fetch(g.ctx)
+	defer f.cancel()
+	granted, err := fetch(ctx)
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -250,6 +261,26 @@ func (g *cachedGrant) fly(f *flight, fetch fetchFunc) {
 	f.token = g.store(granted)
 }
 
+// wait waits for the outcome of the fetch. Its token goes to those who waited for it
+// even if it was granted for less time than the answer took: none is newer.
+func (g *cachedGrant) wait(ctx context.Context, f *flight) (*token, error) {
+	defer g.leave(f)
+	select {
+	case <-f.done:
+		return f.token, f.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// leave ends a caller's waiting.
+func (g *cachedGrant) leave(f *flight) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f.waiting--
+	g.endUnused(f)
+}
+
 // store puts a granted token into the cache. The same token once more keeps its
 // generation, as it can't cure a rejection. The caller holds mu.
 func (g *cachedGrant) store(granted grantedToken) *token {
@@ -261,17 +292,6 @@ func (g *cachedGrant) store(granted grantedToken) *token {
 	t.generation = g.generation
 	g.current.Store(t)
 	return t
-}
-
-// wait waits for the outcome of the fetch. Its token goes to those who waited for it
-// even if it was granted for less time than the answer took: none is newer.
-func (f *flight) wait(ctx context.Context) (*token, error) {
-	select {
-	case <-f.done:
-		return f.token, f.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
 }
 
 // unavailable is what the callers of a failed fetch get, and those that come before

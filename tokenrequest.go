@@ -381,7 +381,7 @@ func networkDetail(err error) string {
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "the connection was closed before the answer was complete"
 	default:
-		return "no readable HTTP answer"
+		return "no readable HTTP answer, be it from the endpoint or from a proxy before it"
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -52,13 +53,14 @@ const (
 )
 
 // fetchError tells why there is no token. Its text holds nothing of what the
-// endpoint said, since it ends up in error routes and in Caddy's own logs.
+// endpoint said and nothing of the inside of the gateway, since error routes can show
+// it to clients.
 type fetchError struct {
 	class      failureClass
 	code       string        // error code registered for OAuth, if the endpoint gave one
 	status     int           // HTTP status of the answer, 0 without
-	detail     string        // in our words
-	said       string        // the endpoint's words, made safe, for the log alone
+	detail     string        // in our words, for the log alone
+	said       string        // the endpoint's words, made safe, likewise
 	hint       string        // what may help
 	retryAfter time.Duration // as the endpoint asked, 0 without
 	unsent     bool          // nothing was sent; the configuration is at fault
@@ -66,17 +68,10 @@ type fetchError struct {
 
 // Error implements error.
 func (e *fetchError) Error() string {
-	var b strings.Builder
-	b.WriteString("no access token: ")
-	b.WriteString(e.errorCode())
 	if e.status != 0 {
-		fmt.Fprintf(&b, ", HTTP status %d", e.status)
+		return fmt.Sprintf("no access token: %s, HTTP status %d", e.errorCode(), e.status)
 	}
-	if e.detail != "" {
-		b.WriteString(": ")
-		b.WriteString(e.detail)
-	}
-	return b.String()
+	return "no access token: " + e.errorCode()
 }
 
 // errorCode is the endpoint's error code if it is a registered one, otherwise the
@@ -126,6 +121,10 @@ func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		return nil, err
 	}
 	defer res.Body.Close()
+	if res.StatusCode < 200 {
+		// A switch of protocols hands over the connection, which nothing bounds.
+		return nil, &fetchError{class: classInvalidResponse, status: res.StatusCode, detail: "the endpoint switches protocols"}
+	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxResponse+1))
 	if err != nil && res.StatusCode < 400 {
 		return nil, err
@@ -149,7 +148,7 @@ func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *fetchError) {
 	var answer tokenAnswer
 	parsed := len(body) <= maxResponse && answer.parse(body, res.Header.Get("Content-Type"))
-	if res.StatusCode < 200 || res.StatusCode > 299 || parsed && answer.hasError {
+	if res.StatusCode > 299 || parsed && answer.hasError {
 		return answer, t.refusal(res, answer)
 	}
 	invalid := &fetchError{class: classInvalidResponse}
@@ -191,8 +190,6 @@ func (t *vettingTransport) refusal(res *http.Response, answer tokenAnswer) *fetc
 		}
 	case status < 300 && (e.code == "server_error" || e.code == "temporarily_unavailable"):
 		e.class = classServerError
-	case status < 300 && !answer.hasError: // 1xx can only be a switch of protocols
-		e.class = classInvalidResponse
 	}
 	return e
 }
@@ -212,19 +209,28 @@ func (t *vettingTransport) quote(text string) string {
 	return text
 }
 
+// minMasked is the least length of a value that may be a credential, or else a plain
+// word, for which it is masked.
+const minMasked = 6
+
 // mask replaces whatever equals a credential of the request, in the forms in which
-// it is sent.
+// it is sent: the client's secret, the endpoint's query and the values of parameters
+// and header fields, which can be API keys.
 func (r grantRequest) mask(text string) string {
-	secrets := []string{r.clientSecret}
-	for _, named := range []map[string][]string{r.params, r.headers} {
-		for _, values := range named {
-			secrets = append(secrets, values...) // an API key, for all that can be known
+	named := []map[string][]string{r.params, r.headers}
+	var secrets []string
+	if u, err := url.Parse(r.endpoint); err == nil {
+		named = append(named, u.Query(), map[string][]string{"": {u.RawQuery}})
+	}
+	for _, values := range named {
+		for _, list := range values {
+			secrets = append(secrets, slices.DeleteFunc(slices.Clone(list), func(v string) bool { return len(v) < minMasked })...)
 		}
 	}
+	if r.clientSecret != "" {
+		secrets = append(secrets, r.clientSecret)
+	}
 	for _, secret := range secrets {
-		if secret == "" {
-			continue
-		}
 		quoted, _ := json.Marshal(secret)
 		for _, form := range []string{
 			secret, url.QueryEscape(secret), url.PathEscape(secret), string(quoted[1 : len(quoted)-1]),
@@ -270,7 +276,8 @@ func (a *tokenAnswer) parse(body []byte, contentType string) bool {
 	}
 	a.accessToken, a.tokenType, a.expiresIn = form.Get("access_token"), form.Get("token_type"), form.Get("expires_in")
 	a.scope, a.scopeKnown = form.Get("scope"), form.Has("scope")
-	a.hasError, a.errorCode, a.errorDescription = form.Has("error"), form.Get("error"), form.Get("error_description")
+	a.errorCode, a.errorDescription = form.Get("error"), form.Get("error_description")
+	a.hasError = a.errorCode != ""
 	return true
 }
 
@@ -372,11 +379,13 @@ func missingScope(asked []string, granted grantedToken) string {
 
 // retryAfter reads a Retry-After of either form (RFC 9110 §10.2.3).
 func retryAfter(value string, now time.Time) time.Duration {
-	wait := time.Duration(0)
-	if seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31); err == nil {
-		wait = time.Duration(seconds) * time.Second
-	} else if date, err := http.ParseTime(value); err == nil {
-		wait = date.Sub(now)
+	seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 64)
+	if err == nil || errors.Is(err, strconv.ErrRange) {
+		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
 	}
-	return min(max(wait, 0), maxRetryAfter)
+	date, err := http.ParseTime(value)
+	if err != nil {
+		return 0
+	}
+	return min(max(date.Sub(now), 0), maxRetryAfter)
 }
