@@ -1,0 +1,541 @@
+package oauthcc
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+// exampleTests has a test for each file in examples, which runs that file.
+var exampleTests = map[string]func(*testing.T){
+	"applixure":          func(t *testing.T) { testProviderExample(t, applixure) },
+	"error-pages":        testErrorPages,
+	"genesys-cloud":      func(t *testing.T) { testProviderExample(t, genesysCloud) },
+	"myparcel":           func(t *testing.T) { testProviderExample(t, myParcel) },
+	"patients-know-best": func(t *testing.T) { testProviderExample(t, patientsKnowBest) },
+	"private-ca":         testPrivateCA,
+	"quickstart":         testQuickstart,
+	"secret-file":        testSecretFile,
+	"two-apis":           testTwoAPIs,
+	"upload":             testUpload,
+}
+
+func TestEveryExampleRuns(t *testing.T) {
+	files, err := filepath.Glob("examples/*.Caddyfile")
+	if err != nil || len(files) < len(exampleTests) {
+		t.Fatalf("found %d examples for %d tests: %v", len(files), len(exampleTests), err)
+	}
+	for _, file := range files {
+		name := strings.TrimSuffix(filepath.Base(file), ".Caddyfile")
+		t.Run(name, func(t *testing.T) {
+			run := exampleTests[name]
+			if run == nil {
+				t.Fatalf("%s has no test", file)
+			}
+			delete(startedExamples, name)
+			run(t)
+			if !startedExamples[name] {
+				t.Errorf("%s was not started by its test", file)
+			}
+		})
+	}
+}
+
+func TestExamplesAreFormattedAndListenOnLoopbackOnly(t *testing.T) {
+	for name := range exampleTests {
+		text := readExample(t, name)
+		if !bytes.Equal(caddyfile.Format([]byte(text)), []byte(text)) {
+			t.Errorf("%s: caddy fmt changes it", name)
+		}
+		config, err := adapt(text)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		eachObject(decodeConfig(t, config), func(object map[string]any) {
+			listen, _ := object["listen"].([]any)
+			for _, address := range listen {
+				if !strings.HasPrefix(address.(string), "127.0.0.1:") {
+					t.Errorf("%s listens on %s", name, address)
+				}
+			}
+		})
+	}
+}
+
+// startedExamples are those that startExample has run.
+var startedExamples = make(map[string]bool)
+
+// exampleRun is what an example needs to run in a test.
+type exampleRun struct {
+	env     map[string]string
+	replace []string          // pairs of what is in the file and what to write instead
+	trust   *x509.Certificate // of the servers, where the example goes by public CAs
+}
+
+// startExample runs a file of the folder examples. Only the addresses, the log and
+// the admin endpoint differ from what a user gets.
+func startExample(t *testing.T, name string, run exampleRun) *gateway {
+	t.Helper()
+	g, err := tryExample(t, name, run)
+	if err != nil {
+		t.Fatalf("loading %s: %v", name, err)
+	}
+	startedExamples[name] = true
+	return g
+}
+
+func tryExample(t *testing.T, name string, run exampleRun) (*gateway, error) {
+	t.Helper()
+	g := startGateway(t, "")
+	g.addr = freeAddr(t) // a reload that keeps the address can reset a new connection
+	t.Setenv("GATEWAY_ADDRESS", g.addr)
+	for variable, value := range run.env {
+		t.Setenv(variable, value)
+	}
+	text := readExample(t, name)
+	for i := 0; i < len(run.replace); i += 2 {
+		if !strings.Contains(text, run.replace[i]) {
+			t.Fatalf("%s does not contain %q", name, run.replace[i])
+		}
+		text = strings.ReplaceAll(text, run.replace[i], run.replace[i+1])
+	}
+	config, err := adapt(text)
+	if err != nil {
+		return nil, err
+	}
+	return g, caddy.Load(forTest(t, config, run.trust), true)
+}
+
+func readExample(t testing.TB, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("examples", name+".Caddyfile"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// forTest replaces the log and the admin endpoint of a configuration, and the CAs
+// that its TLS connections trust.
+func forTest(t testing.TB, config []byte, trust *x509.Certificate) []byte {
+	t.Helper()
+	tree := decodeConfig(t, config)
+	tree["admin"] = map[string]any{"disabled": true, "config": map[string]any{"persist": false}}
+	tree["logging"] = map[string]any{"logs": map[string]any{"default": map[string]any{
+		"writer":  map[string]any{"output": "oauth_cc_test"},
+		"encoder": map[string]any{"format": "json"},
+		"level":   "DEBUG",
+	}}}
+	if trust != nil {
+		secured := map[string]any{"protocol": "http", "tls": map[string]any{"ca": map[string]any{
+			"provider": "inline", "trusted_ca_certs": []string{base64.StdEncoding.EncodeToString(trust.Raw)},
+		}}}
+		eachObject(tree, func(object map[string]any) {
+			switch object["handler"] {
+			case "reverse_proxy":
+				object["transport"] = secured
+			case "oauth_cc":
+				object["transport"] = map[string]any{"tls": secured["tls"]}
+			}
+		})
+	}
+	config, err := json.Marshal(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+func decodeConfig(t testing.TB, config []byte) map[string]any {
+	t.Helper()
+	var tree map[string]any
+	if err := json.Unmarshal(config, &tree); err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+// eachObject visits every object of a decoded configuration.
+func eachObject(node any, visit func(map[string]any)) {
+	switch node := node.(type) {
+	case map[string]any:
+		visit(node)
+		for _, child := range node {
+			eachObject(child, visit)
+		}
+	case []any:
+		for _, child := range node {
+			eachObject(child, visit)
+		}
+	}
+}
+
+// sendLines makes a request with a header of the given lines, such as "Cookie: a=b".
+func sendLines(t testing.TB, method, url, body string, lines ...string) answer {
+	t.Helper()
+	req, err := http.NewRequest(method, url, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ": ")
+		req.Header.Add(name, value)
+	}
+	a, err := exchangeWith(testClient, req)
+	if err != nil {
+		t.Fatalf("%s %s: %v", method, url, err)
+	}
+	return a
+}
+
+// pollUntil polls until the condition holds.
+func pollUntil(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain until %s", what)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// testQuickstart shortens the life of a token from ten seconds to two, and the API's
+// patience to what still covers a token that was issued late in its second.
+func testQuickstart(t *testing.T) {
+	endpoint, api := freeAddr(t), freeAddr(t)
+	gatewayAddr := freeAddr(t)
+	g := startExample(t, "quickstart", exampleRun{replace: []string{
+		"localhost:8080", gatewayAddr,
+		"localhost:9090", endpoint,
+		"localhost:9091", api,
+		`"expires_in":10`, `"expires_in":2`,
+		"[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]", "[0, 1, 2, 3]",
+	}})
+	first := sendLines(t, http.MethodGet, "http://"+gatewayAddr+"/orders/1", "")
+	if first.status != 200 || !strings.HasPrefix(first.body, "Order 1 is on its way. (You came with Bearer demo-") {
+		t.Fatalf("the gateway answered %d %q", first.status, first.body)
+	}
+	if first.header.Get("WWW-Authenticate") != "" {
+		t.Error("a request that was accepted got a challenge")
+	}
+	pollUntil(t, "the token is renewed", func() bool {
+		a := sendLines(t, http.MethodGet, "http://"+gatewayAddr+"/orders/1", "")
+		if a.status != 200 {
+			t.Fatalf("the gateway answered %d %q", a.status, a.body)
+		}
+		return a.body != first.body
+	})
+	obtained := g.logs.with("token obtained")
+	if len(obtained) < 2 || obtained[1]["trigger"] != string(triggerMiss) {
+		t.Errorf("the log does not show the renewal: %v", obtained)
+	}
+
+	_, issued, _ := strings.Cut(first.body, "Bearer ")
+	issued, _, _ = strings.Cut(issued, ".)")
+	now := time.Now().Unix()
+	for name, authorization := range map[string]string{
+		"none":           "X-None: ",
+		"forged":         "Authorization: Bearer forged",
+		"from long ago":  fmt.Sprintf("Authorization: Bearer demo-%d", now-10),
+		"not issued yet": fmt.Sprintf("Authorization: Bearer demo-%d", now+3600),
+		"basic":          "Authorization: Basic ZGVtbzpzM2NyZXQ=",
+	} {
+		a := sendLines(t, http.MethodGet, "http://"+api+"/orders/1", "", authorization)
+		if a.status != 401 || a.header.Get("WWW-Authenticate") != `Bearer error="invalid_token"` {
+			t.Errorf("token %s: the API answered %d %v", name, a.status, a.header)
+		}
+	}
+	pollUntil(t, "the first token expires", func() bool {
+		return sendLines(t, http.MethodGet, "http://"+api+"/orders/1", "", "Authorization: Bearer "+issued).status == 401
+	})
+	if a := sendLines(t, http.MethodPost, "http://"+endpoint+"/oauth/token", "grant_type=client_credentials"); a.status != 401 {
+		t.Errorf("the token endpoint answered %d to a stranger", a.status)
+	}
+}
+
+// grantOnlyTo makes the endpoint grant tokens to the client with that secret alone.
+func grantOnlyTo(s *tokenServer, id, secret string) {
+	s.setAnswer(func(w http.ResponseWriter, r *http.Request, _ int) {
+		if gotID, gotSecret, _ := r.BasicAuth(); gotID != id || gotSecret != secret {
+			http.Error(w, `{"error":"invalid_client"}`, http.StatusUnauthorized)
+			return
+		}
+		s.grant(w)
+	})
+}
+
+func testSecretFile(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	secretFile := filepath.Join(t.TempDir(), "secret")
+	writeFile(t, secretFile, "first-secret\n")
+	grantOnlyTo(endpoint, "gateway", "first-secret")
+	g := startExample(t, "secret-file", exampleRun{env: map[string]string{
+		"TOKEN_ENDPOINT": endpoint.URL, "SECRET_FILE": secretFile, "API": upstream.URL,
+	}})
+	if a := g.get("/"); a.status != 200 {
+		t.Fatalf("got %d %q", a.status, a.body)
+	}
+	writeFile(t, secretFile, "second-secret\n")
+	grantOnlyTo(endpoint, "gateway", "second-secret")
+	upstream.revoke("token-1")
+	if a := g.get("/"); a.status != 200 || a.body != "GET / with token-2" {
+		t.Errorf("with the new secret: got %d %q", a.status, a.body)
+	}
+	if n := endpoint.count(); n != 2 {
+		t.Errorf("%d token requests, want 2", n)
+	}
+}
+
+func testErrorPages(t *testing.T) {
+	tests := map[string]struct {
+		endpoint   http.HandlerFunc
+		api        http.HandlerFunc
+		status     int
+		body       string
+		retryAfter bool
+	}{
+		"a refused client": {
+			endpoint: func(w http.ResponseWriter, _ *http.Request) {
+				http.Error(w, `{"error":"invalid_client","error_description":"endpoint-words"}`, 401)
+			},
+			status: 502, body: `{"title":"No access to the partner","status":502,"cause":"invalid_client"}`,
+		},
+		"an endpoint that is down": {
+			endpoint: func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Retry-After", "30") // no try is due before, so the test need not wait
+				http.Error(w, "endpoint-words", 503)
+			},
+			status: 503, body: `{"title":"No access to the partner","status":503,"cause":"server_error"}`, retryAfter: true,
+		},
+		"an API that is down": {
+			api:    func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+			status: 502, body: `{"title":"Bad Gateway","status":502}`,
+		},
+		"a rejection that a new token does not cure": {
+			api: func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+				http.Error(w, "no such account", 401)
+			},
+			status: 502, body: "no such account\n",
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			endpoint, upstream := startTokenServer(t), httptest.NewServer(test.api)
+			t.Cleanup(upstream.Close)
+			if test.endpoint != nil {
+				endpoint.setAnswer(func(w http.ResponseWriter, r *http.Request, _ int) { test.endpoint(w, r) })
+			}
+			g := startExample(t, "error-pages", exampleRun{env: map[string]string{
+				"TOKEN_ENDPOINT": endpoint.URL, "CLIENT_SECRET": "s3cret", "API": upstream.URL,
+			}})
+			a := g.get("/")
+			if a.status != test.status || a.body != test.body {
+				t.Errorf("got %d %q", a.status, a.body)
+			}
+			if got := a.header.Get("Retry-After") != ""; got != test.retryAfter {
+				t.Errorf("Retry-After is %q", a.header.Get("Retry-After"))
+			}
+			if a.header.Get("WWW-Authenticate") != "" {
+				t.Error("the client got the API's challenge")
+			}
+		})
+	}
+}
+
+func testTwoAPIs(t *testing.T) {
+	endpoint, orders, stock := startTokenServer(t), startAPI(t), startAPI(t)
+	shop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "the shop got %q", r.Header["Authorization"])
+	}))
+	t.Cleanup(shop.Close)
+	shopAddr := freeAddr(t)
+	g := startExample(t, "two-apis", exampleRun{env: map[string]string{
+		"TOKEN_ENDPOINT": endpoint.URL, "CLIENT_SECRET": "s3cret", "SHOP_ADDRESS": shopAddr,
+		"ORDERS_API": orders.URL, "STOCK_API": stock.URL, "SHOP": shop.URL,
+	}})
+	for _, test := range []struct{ url, body string }{
+		{g.url("/orders"), "GET /orders with token-1"},
+		{"http://" + shopAddr + "/partner/stock", "GET /stock with token-1"},
+		{"http://" + shopAddr + "/basket", `the shop got ["Bearer of-the-client"]`},
+	} {
+		a := sendLines(t, http.MethodGet, test.url, "", "Authorization: Bearer of-the-client")
+		if a.status != 200 || a.body != test.body {
+			t.Errorf("%s: got %d %q", test.url, a.status, a.body)
+		}
+	}
+	if requests := endpoint.recorded(); len(requests) != 1 || !strings.Contains(requests[0].body, "scope=orders%3Awrite+stock%3Aread") {
+		t.Errorf("token requests: %v", requests)
+	}
+}
+
+func testUpload(t *testing.T) {
+	run := func(t *testing.T, size int, reject func(w http.ResponseWriter, r *http.Request), replace ...string) {
+		t.Helper()
+		endpoint, upstream := startTokenServer(t), startAPI(t)
+		g := startExample(t, "upload", exampleRun{
+			env:     map[string]string{"TOKEN_ENDPOINT": endpoint.URL, "CLIENT_SECRET": "s3cret", "API": upstream.URL},
+			replace: replace,
+		})
+		g.get("/")
+		upstream.revoke("token-1")
+		upstream.setReject(reject)
+		body := strings.Repeat("0123456789abcdef", size/16)
+		if a := g.post("/files", "application/octet-stream", body); a.status != 200 {
+			t.Fatalf("got %d %q", a.status, a.body)
+		}
+		if upstream.last(t).body != body {
+			t.Errorf("the API got %d bytes, want %d", len(upstream.last(t).body), size)
+		}
+	}
+	t.Run("read before it is rejected", func(t *testing.T) {
+		run(t, 8<<20, func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.WriteHeader(http.StatusUnauthorized)
+		})
+	})
+	t.Run("rejected unread, larger than the buffer", func(t *testing.T) {
+		run(t, 1<<20, func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Expect") != "100-continue" {
+				t.Error("the API was not asked for permission")
+			}
+			w.WriteHeader(http.StatusUnauthorized)
+		}, "16MiB 256MiB", "4KiB", "expect_continue_timeout 5s", "expect_continue_timeout 25s")
+	})
+}
+
+func testPrivateCA(t *testing.T) {
+	company, stranger := newCompanyCA(t), newCompanyCA(t)
+	endpoint := company.startServer(t, &tokenServer{lifetime: 3600})
+	upstream := company.startServer(t, new(api))
+	dir := t.TempDir()
+	certificate, key := company.issue(t, x509.ExtKeyUsageClientAuth)
+	writeFile(t, filepath.Join(dir, "client.pem"), certificate)
+	writeFile(t, filepath.Join(dir, "client.key"), key)
+	start := func(t *testing.T, trusted *companyCA) answer {
+		writeFile(t, filepath.Join(dir, "ca.pem"), trusted.pem)
+		g := startExample(t, "private-ca", exampleRun{env: map[string]string{
+			"TOKEN_ENDPOINT": endpoint.URL, "API": upstream.URL, "CLIENT_SECRET": "s3cret",
+			"CA_FILE": filepath.Join(dir, "ca.pem"), "CERTIFICATE_FILE": filepath.Join(dir, "client.pem"), "KEY_FILE": filepath.Join(dir, "client.key"),
+		}})
+		a := g.get("/orders")
+		if failures := g.logs.with("no token obtained"); a.status == 503 &&
+			(len(failures) != 1 || !strings.Contains(failures[0]["detail"].(string), "unknown authority")) {
+			t.Errorf("the log does not tell the cause: %v", failures)
+		}
+		return a
+	}
+	t.Run("of the company", func(t *testing.T) {
+		if a := start(t, company); a.status != 200 || a.body != "GET /orders with token-1" {
+			t.Errorf("got %d %q", a.status, a.body)
+		}
+	})
+	t.Run("of a stranger", func(t *testing.T) {
+		if a := start(t, stranger); a.status != 503 {
+			t.Errorf("got %d %q", a.status, a.body)
+		}
+	})
+}
+
+// companyCA is a certificate authority for one test.
+type companyCA struct {
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+	pem         string
+}
+
+func newCompanyCA(t testing.TB) *companyCA {
+	t.Helper()
+	ca := new(companyCA)
+	var der []byte
+	ca.key, der = signForCompany(t, &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test CA"},
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}, nil, nil)
+	var err error
+	if ca.certificate, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	ca.pem = companyPEM("CERTIFICATE", der)
+	return ca
+}
+
+// issue returns a certificate for loopback and its key, as PEM.
+func (ca *companyCA) issue(t testing.TB, usage x509.ExtKeyUsage) (certificate, key string) {
+	t.Helper()
+	private, der := signForCompany(t, &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test"},
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{usage},
+	}, ca.certificate, ca.key)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return companyPEM("CERTIFICATE", der), companyPEM("PRIVATE KEY", keyDER)
+}
+
+// startServer serves with a certificate of the CA, to clients that have one as well.
+func (ca *companyCA) startServer(t testing.TB, handler http.Handler) *httptest.Server {
+	t.Helper()
+	certificate, key := ca.issue(t, x509.ExtKeyUsageServerAuth)
+	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients := x509.NewCertPool()
+	clients.AddCert(ca.certificate)
+	server := httptest.NewUnstartedServer(handler)
+	server.TLS = &tls.Config{
+		Certificates: []tls.Certificate{pair}, ClientCAs: clients,
+		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12,
+	}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server
+}
+
+// signForCompany makes a key and a certificate for it, signed by itself without a
+// parent.
+func signForCompany(t testing.TB, template, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*ecdsa.PrivateKey, []byte) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if parent == nil {
+		parent, signer = template, key
+	}
+	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, der
+}
+
+func companyPEM(kind string, der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+}
