@@ -373,8 +373,11 @@ func networkDetail(err error) string {
 	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Error()
 	}
+	var timeout net.Error
 	switch {
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, http.ErrSchemeMismatch):
+		return "the endpoint speaks plain HTTP on this port, and not TLS"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return "no answer in time"
 	case errors.Is(err, context.Canceled):
 		return "abandoned, since its configuration is no longer in use"

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"mime"
 	"net/http"
 	"net/url"
@@ -165,7 +164,7 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *f
 		invalid.detail = "the access_token has characters that a header can't carry"
 	case !strings.EqualFold(answer.tokenType, "Bearer") && answer.tokenType != "":
 		invalid.detail = "the token_type is not Bearer"
-		invalid.said = t.quote(answer.tokenType)
+		invalid.said = t.quote(answer, answer.tokenType)
 	default:
 		t.granted.scope, t.granted.scopeKnown = answer.scope, answer.scopeKnown
 		t.granted.lifetime, t.granted.lifetimeKnown = answer.lifetime(t.now())
@@ -176,7 +175,7 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *f
 
 // refusal classifies an answer that is an error, by its status and its code.
 func (t *vettingTransport) refusal(res *http.Response, answer tokenAnswer) *fetchError {
-	e := &fetchError{class: classRefused, said: t.quote(strings.TrimSpace(answer.errorCode + " " + answer.errorDescription))}
+	e := &fetchError{class: classRefused, said: t.quote(answer, strings.TrimSpace(answer.errorCode+" "+answer.errorDescription))}
 	if slices.Contains(registeredErrors, answer.errorCode) {
 		e.code = answer.errorCode
 	}
@@ -186,7 +185,7 @@ func (t *vettingTransport) refusal(res *http.Response, answer tokenAnswer) *fetc
 	case status >= 300 && status <= 399:
 		e.detail = "the endpoint redirects, which is not followed; set token_endpoint to the final URL"
 		if location, err := res.Location(); err == nil {
-			e.said = t.quote("redirects to " + displayURL(location))
+			e.said = t.quote(answer, "redirects to "+displayURL(location))
 		}
 	case status < 300 && (e.code == "server_error" || e.code == "temporarily_unavailable"):
 		e.class = classServerError
@@ -195,14 +194,18 @@ func (t *vettingTransport) refusal(res *http.Response, answer tokenAnswer) *fetc
 }
 
 // quote makes the endpoint's words fit for a log: printable, at most 200
-// characters, no credential.
-func (t *vettingTransport) quote(text string) string {
+// characters, no credential and no token.
+func (t *vettingTransport) quote(answer tokenAnswer, text string) string {
+	text = t.mask(strings.ToValidUTF8(text, ""))
+	if answer.accessToken != "" {
+		text = strings.ReplaceAll(text, answer.accessToken, "***")
+	}
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
 		}
 		return ' '
-	}, t.mask(strings.ToValidUTF8(text, "")))
+	}, text)
 	if runes := []rune(text); len(runes) > 200 {
 		text = string(runes[:200])
 	}
@@ -230,18 +233,22 @@ func (r grantRequest) mask(text string) string {
 	if r.clientSecret != "" {
 		secrets = append(secrets, r.clientSecret)
 	}
+	var forms []string
 	for _, secret := range secrets {
 		quoted, _ := json.Marshal(secret)
-		for _, form := range []string{
-			secret, url.QueryEscape(secret), url.PathEscape(secret), string(quoted[1 : len(quoted)-1]),
+		forms = append(forms, secret, url.QueryEscape(secret), url.PathEscape(secret), string(quoted[1:len(quoted)-1]),
+			strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(secret),
 			base64.StdEncoding.EncodeToString([]byte(secret)),
-			base64.StdEncoding.EncodeToString([]byte(r.clientID + ":" + secret)),
-			base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(r.clientID) + ":" + url.QueryEscape(secret))),
-		} {
-			text = strings.ReplaceAll(text, form, "***")
-		}
+			base64.StdEncoding.EncodeToString([]byte(r.clientID+":"+secret)),
+			base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(r.clientID)+":"+url.QueryEscape(secret))))
 	}
-	return text
+	// The longest first, as one may hold another.
+	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
+	pairs := make([]string, 0, 2*len(forms))
+	for _, form := range forms {
+		pairs = append(pairs, form, "***")
+	}
+	return strings.NewReplacer(pairs...).Replace(text)
 }
 
 // tokenAnswer holds the members of a token response (RFC 6749 §5.1 and §5.2).
@@ -293,7 +300,7 @@ func (a *tokenAnswer) fromJSON(members map[string]json.RawMessage) {
 		a.tokenType = string(raw) // not a string
 	}
 	a.scope = text("scope")
-	a.scopeKnown = present(members["scope"])
+	a.scopeKnown = strings.HasPrefix(string(members["scope"]), `"`)
 	if a.expiresIn = text("expires_in"); a.expiresIn == "" {
 		a.expiresIn = string(members["expires_in"])
 	}
@@ -325,10 +332,10 @@ func parseSeconds(text string) (time.Duration, bool) {
 		return 0, false
 	}
 	seconds, err := strconv.ParseFloat(text, 64)
-	if err != nil || math.Abs(seconds) > maxLifetime.Seconds() {
+	if err != nil || seconds > maxLifetime.Seconds() {
 		return 0, false
 	}
-	return time.Duration(seconds * float64(time.Second)), true
+	return time.Duration(max(seconds, 0) * float64(time.Second)), true
 }
 
 // jwtLifetime reads the lifetime that a token tells of itself if it is a JWT
@@ -345,15 +352,16 @@ func jwtLifetime(token string, now time.Time) (time.Duration, bool) {
 		return 0, false
 	}
 	var claims struct {
-		Exp *float64 `json:"exp"`
-		Iat *float64 `json:"iat"`
+		Exp *float64        `json:"exp"`
+		Iat json.RawMessage `json:"iat"`
 	}
 	if err := json.Unmarshal(payload, &claims); err != nil || claims.Exp == nil {
 		return 0, false
 	}
 	seconds := *claims.Exp - float64(now.UnixMilli())/1000
-	if claims.Iat != nil {
-		seconds = min(seconds, *claims.Exp-*claims.Iat)
+	var issued *float64
+	if err := json.Unmarshal(claims.Iat, &issued); err == nil && issued != nil {
+		seconds = min(seconds, *claims.Exp-*issued)
 	}
 	if seconds > maxLifetime.Seconds() {
 		return 0, false
@@ -362,12 +370,16 @@ func jwtLifetime(token string, now time.Time) (time.Duration, bool) {
 }
 
 // missingScope lists what was asked and not granted. An answer without scope
-// grants what was asked (RFC 6749 §5.1); a wildcard asks for whatever there is.
+// grants what was asked (RFC 6749 §5.1); a wildcard, asked or granted, stands for
+// whatever there is.
 func missingScope(asked []string, granted grantedToken) string {
 	if !granted.scopeKnown {
 		return ""
 	}
 	got := strings.Fields(granted.scope)
+	if slices.Contains(got, "*") {
+		return ""
+	}
 	var missing []string
 	for scope := range strings.FieldsSeq(strings.Join(asked, " ")) {
 		if scope != "*" && !slices.Contains(got, scope) {
