@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -35,16 +34,7 @@ func TestTokenIsAttachedAndCached(t *testing.T) {
 func TestManyFirstRequestsCauseOneTokenRequest(t *testing.T) {
 	endpoint, upstream := startTokenServer(t), startAPI(t)
 	g := startGateway(t, endpoint.options()+upstream.proxy())
-	var wait sync.WaitGroup
-	for range 200 {
-		wait.Go(func() {
-			req, _ := http.NewRequest(http.MethodGet, g.url("/"), nil)
-			if a, err := exchangeWith(testClient, req); err != nil || a.status != 200 {
-				t.Errorf("got %d, %v", a.status, err)
-			}
-		})
-	}
-	wait.Wait()
+	g.getConcurrently(200, 200)
 	if n := endpoint.count(); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}

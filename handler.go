@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -248,12 +249,14 @@ func (x *exchange) attempt(next caddyhttp.Handler) (dropped bool, err error) {
 
 // restore makes request and response what they were before the first attempt.
 func (x *exchange) restore() {
-	if x.guard.reset() {
-		if x.tape != nil {
-			x.tape.settle()
-		}
-		x.inContext(x.client)
+	x.guard.reset()
+	if x.tape != nil {
+		x.tape.settle()
 	}
+	// A connection that was dialled for the first attempt may still look into the
+	// variables, which the next one writes.
+	vars, _ := x.client.Value(caddyhttp.VarsCtxKey).(map[string]any)
+	x.inContext(context.WithValue(x.client, caddyhttp.VarsCtxKey, maps.Clone(vars)))
 	x.saved.restore(x.r, x.w.Header())
 	x.r.Body = x.body
 }
@@ -291,9 +294,12 @@ func (x *exchange) renew(challenges []string) bool {
 	}
 	x.bare = code != "invalid_token"
 	fetch := x.h.fetch(triggerRejected)
-	if x.tape != nil && !x.tape.replayable() {
-		x.h.grant.renewInBackground(x.token, x.bare, fetch)
-		x.h.logger.Warn("the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection",
+	if x.tape != nil && !x.tape.hold() {
+		level := zapcore.DebugLevel
+		if x.h.grant.renewInBackground(x.token, x.bare, fetch) {
+			level = zapcore.WarnLevel // once for each token
+		}
+		x.h.logger.Log(level, "the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection",
 			zap.String("token", fingerprint(x.token.value)),
 			zap.Int64("replay_buffer", x.h.replayLimit))
 		return false

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -60,8 +61,17 @@ func (g *gateway) reload(site string) {
 	}
 }
 
+// tryReload returns once the listener of the configuration before is closed, which
+// Caddy does in the background; connections that it accepted last would be reset.
 func (g *gateway) tryReload(site string) error {
-	return loadCaddyfile(fmt.Sprintf("http://%s {\n%s\n}\n", g.addr, site))
+	err := loadCaddyfile(fmt.Sprintf("http://%s {\n%s\n}\n", g.addr, site))
+	for end := time.Now().Add(10 * time.Second); caddy.ListenerUsage("tcp", g.addr) > 1; {
+		if time.Now().After(end) {
+			g.t.Fatal("the listener of the old configuration was not closed")
+		}
+		runtime.Gosched()
+	}
+	return err
 }
 
 // loadCaddyfile runs the sites of a Caddyfile under the options that all tests need.
@@ -111,6 +121,21 @@ func (g *gateway) get(path string) answer {
 		g.t.Fatal(err)
 	}
 	return g.do(req)
+}
+
+// getConcurrently sends so many GET requests at once and wants that status of each.
+func (g *gateway) getConcurrently(n, status int) {
+	g.t.Helper()
+	var wait sync.WaitGroup
+	for range n {
+		wait.Go(func() {
+			req, _ := http.NewRequest(http.MethodGet, g.url("/"), nil)
+			if a, err := exchangeWith(testClient, req); err != nil || a.status != status {
+				g.t.Errorf("got %d, %v; want %d", a.status, err, status)
+			}
+		})
+	}
+	wait.Wait()
 }
 
 // post sends a body whose length is announced.

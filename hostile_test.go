@@ -405,10 +405,9 @@ func TestRotatedSecretIsUsedByTheNextFetch(t *testing.T) {
 		set               func(secret string)
 	}{
 		{"file", "{file." + file + "}", func(secret string) { writeFile(t, file, secret) }},
-		{"environment", "{env.OAUTH_CC_TEST_ROTATED}", func(secret string) { os.Setenv("OAUTH_CC_TEST_ROTATED", secret) }},
+		{"environment", "{env.OAUTH_CC_TEST_ROTATED}", func(secret string) { t.Setenv("OAUTH_CC_TEST_ROTATED", secret) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			t.Setenv("OAUTH_CC_TEST_ROTATED", "") // restores it in the end
 			test.set("first-canary")
 			endpoint, upstream := startTokenServer(t), startAPI(t)
 			site := "oauth_cc " + endpoint.URL + " {\nclient_id app\nclient_secret " + test.placeholder + "\n}\n" + upstream.proxy()

@@ -24,11 +24,13 @@ const (
 	drainTime  = time.Second
 
 	// closeTime bounds the wait for a transport to put down a body that it has read
-	// to its end.
-	closeTime = time.Second
+	// to its end, which takes it no time but that of being scheduled.
+	closeTime = 100 * time.Millisecond
 
-	// minRecording is the least memory that a tape takes once something is read.
-	minRecording = 4 << 10
+	// A tape takes at least so much memory once something is read, or what the announced
+	// length needs, up to maxFirstRecording.
+	minRecording      = 4 << 10
+	maxFirstRecording = 32 << 10
 )
 
 // errRetired is what the reader of an abandoned attempt gets.
@@ -60,14 +62,17 @@ func (b *replayBudget) take(n int64) bool {
 type tape struct {
 	source  io.ReadCloser
 	limit   int64
+	least   int64 // to take at first
 	budget  *replayBudget
 	trailer trailerFilter
+	first   tapeCursor
 
 	mu        sync.Mutex
-	landed    sync.Cond // signalled when a read of the source has ended
+	changed   sync.Cond // signalled when a waiting reader has to look again
 	cursor    *tapeCursor
 	abandoned *tapeCursor // of the attempt before
 	reading   bool        // a read of the source is under way, without the lock
+	held      bool        // no further read of the source is begun
 	record    bool        // keep what is read of the source
 	lost      bool        // something that was read is not kept
 	recorded  []byte      // the body from its first byte
@@ -78,19 +83,27 @@ type tape struct {
 // newTape takes the place of the body of r. With a limit of 0 it records nothing.
 // drop names a trailer field that does not pass.
 func newTape(r *http.Request, limit int64, budget *replayBudget, drop string) *tape {
-	t := &tape{source: r.Body, limit: limit, budget: budget, record: limit > 0}
-	t.landed.L = &t.mu
+	t := &tape{source: r.Body, limit: limit, least: minRecording, budget: budget, record: limit > 0}
+	if r.ContentLength > 0 {
+		t.limit = min(limit, r.ContentLength)
+		t.least = min(maxFirstRecording, r.ContentLength)
+	}
+	t.changed.L = &t.mu
 	t.trailer.attach(r, drop)
-	t.cursor = t.newCursor()
+	t.first.tape = t
+	t.cursor = &t.first
 	r.Body = t.cursor
 	return t
 }
 
-// replayable reports whether the body could be read once more.
-func (t *tape) replayable() bool {
+// hold stops the first attempt from reading on while it is not known whether another
+// follows: what is read for nothing takes room on the tape. It reports false when the
+// body can't be read again anyway. Whatever ends the first attempt ends the hold.
+func (t *tape) hold() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return !t.lost
+	t.held = !t.lost
+	return t.held
 }
 
 // rewind ends the first attempt's reading and returns a cursor at the start of the
@@ -120,8 +133,9 @@ func (t *tape) retire() {
 	t.record = false
 	t.abandoned = t.cursor
 	t.abandoned.retired = true
-	t.cursor = t.newCursor()
-	t.landed.Broadcast()
+	t.cursor = &tapeCursor{tape: t}
+	t.held = false
+	t.changed.Broadcast()
 }
 
 // stop ends the recording, as no further attempt follows. The body can be read on.
@@ -140,8 +154,9 @@ func (t *tape) release() {
 }
 
 func (t *tape) letGo() {
-	t.record, t.lost = false, true
+	t.record, t.lost, t.held = false, true, false
 	t.forget()
+	t.changed.Broadcast()
 }
 
 // forget frees the recording once the last reader is through with it.
@@ -157,58 +172,69 @@ func (t *tape) giveBack() {
 	t.taken = 0
 }
 
-// keep records what was read of the source.
-func (t *tape) keep(data []byte) {
-	needed := len(t.recorded) + len(data)
-	if int64(needed) > t.limit {
-		t.letGo()
-		return
+// room returns memory for the next read of the source, after what is recorded. Past
+// the limit it is just enough to see whether the body ends there. It returns nil when
+// there is no memory to be had.
+func (t *tape) room() []byte {
+	size := int64(len(t.recorded))
+	if size == t.limit {
+		return make([]byte, 1)
 	}
-	if needed > cap(t.recorded) {
-		capacity := min(max(int64(needed), 2*int64(cap(t.recorded)), minRecording), t.limit)
+	if capacity := int64(cap(t.recorded)); size == capacity {
+		capacity = min(max(2*capacity, t.least), t.limit)
 		if !t.budget.take(capacity - t.taken) {
-			t.letGo()
-			return
+			return nil
 		}
 		t.taken = capacity
 		t.recorded = append(make([]byte, 0, capacity), t.recorded...)
 	}
-	t.recorded = append(t.recorded, data...)
-	t.cursor.offset = len(t.recorded)
+	return t.recorded[size:cap(t.recorded)]
+}
+
+// fill reads the source once. It has a goroutine of its own, so that the reader of an
+// attempt that is abandoned meanwhile does not have to wait for the client. What was
+// read is there for the next attempt.
+func (t *tape) fill(room []byte) {
+	n, err := t.source.Read(room)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.reading, t.err = false, err
+	if t.record && int64(len(t.recorded)+n) > t.limit {
+		t.letGo()
+	}
+	t.recorded = append(t.recorded, room[:n]...)
+	t.changed.Broadcast()
 }
 
 // settle waits until the reader of the abandoned attempt, if it has seen the end of
 // the body, has closed it: from then on it does not look at the request any more.
 func (t *tape) settle() {
 	t.mu.Lock()
-	abandoned := t.abandoned
-	wait := abandoned != nil && abandoned.ended
-	t.mu.Unlock()
-	if !wait {
+	if t.abandoned == nil || !t.abandoned.ended || t.abandoned.isClosed {
+		t.mu.Unlock()
 		return
 	}
+	closed := make(chan struct{})
+	t.abandoned.closed = closed
+	t.mu.Unlock()
 	timer := time.NewTimer(closeTime)
 	defer timer.Stop()
 	select {
-	case <-abandoned.closed:
+	case <-closed:
 	case <-timer.C:
 	}
 }
 
-func (t *tape) newCursor() *tapeCursor {
-	return &tapeCursor{tape: t, closed: make(chan struct{})}
-}
-
 // tapeCursor is the request body of one attempt.
 type tapeCursor struct {
-	tape   *tape
-	closed chan struct{}
+	tape *tape
 
 	// Guarded by the tape's lock.
 	offset   int // into recorded
 	retired  bool
 	isClosed bool
-	ended    bool // its reader has seen the end of the body
+	closed   chan struct{} // closed with the cursor, for one who waits for that
+	ended    bool          // its reader has seen the end of the body
 }
 
 // Read implements io.Reader: first what is recorded, then the source.
@@ -229,31 +255,31 @@ func (c *tapeCursor) Read(p []byte) (int, error) {
 			return n, nil
 		case t.err != nil:
 			return 0, c.end()
-		case !t.reading:
+		case t.reading || t.held:
+			t.changed.Wait()
+		case t.record:
+			if room := t.room(); room != nil {
+				t.reading = true
+				go t.fill(room)
+				continue
+			}
+			t.letGo()
+		default:
 			return c.readSource(p)
 		}
-		t.landed.Wait()
 	}
 }
 
-// readSource reads from the client, without the lock. What was read on behalf of an
-// attempt that has been abandoned meanwhile is there for the next one.
+// readSource reads from the client, without the lock, when nothing is recorded any
+// more and no other attempt follows.
 func (c *tapeCursor) readSource(p []byte) (int, error) {
 	t := c.tape
 	t.reading = true
 	t.mu.Unlock()
 	n, err := t.source.Read(p)
 	t.mu.Lock()
-	t.reading = false
-	t.err = err
-	t.landed.Broadcast()
-	if c.retired {
-		t.recorded = append(t.recorded, p[:n]...)
-		return 0, errRetired
-	}
-	if t.record {
-		t.keep(p[:n])
-	}
+	t.reading, t.err = false, err
+	t.changed.Broadcast()
 	if err != nil {
 		return n, c.end()
 	}
@@ -274,10 +300,11 @@ func (c *tapeCursor) end() error {
 func (c *tapeCursor) Close() error {
 	c.tape.mu.Lock()
 	defer c.tape.mu.Unlock()
-	if !c.isClosed {
-		c.isClosed = true
+	if !c.isClosed && c.closed != nil {
 		close(c.closed)
 	}
+	c.isClosed = true
+	c.tape.changed.Broadcast()
 	return nil
 }
 
@@ -330,7 +357,6 @@ type guard struct {
 	decided bool
 	dropped bool
 	drained int
-	isCut   bool
 	timer   *time.Timer
 }
 
@@ -360,7 +386,6 @@ func (g *guard) Write(data []byte) (int, error) {
 	}
 	g.drained += len(data)
 	if g.drained > drainBytes {
-		g.isCut = true
 		g.cutOff()
 		return 0, errDropped
 	}
@@ -393,12 +418,12 @@ func (g *guard) imply() {
 	}
 }
 
-// reset prepares the guard for the next attempt. It reports whether the one before
-// was cut off.
-func (g *guard) reset() bool {
-	cut := g.isCut || g.timer != nil && !g.timer.Stop()
-	g.decided, g.dropped, g.isCut, g.drained, g.timer = false, false, false, 0, nil
-	return cut
+// reset prepares the guard for the next attempt.
+func (g *guard) reset() {
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	g.decided, g.dropped, g.drained, g.timer = false, false, 0, nil
 }
 
 // writerOnly hides ReadFrom from io.Copy.

@@ -123,12 +123,17 @@ type cachedGrant struct {
 	forcedFrom time.Time     // not before then is a token renewed that was rejected
 	bareWait   time.Duration // 0 until a renewal did not cure
 	bareFrom   time.Time     // not before then is a bare rejection a reason to renew
-	uncured    uint64        // generation of the last token that did not cure
 	narrowed   string        // scopes that the endpoint did not grant, already told
+
+	// Generations of the last tokens of which it was recorded that they did not cure a
+	// rejection, nor a bare one, or were rejected and the request could not be replayed.
+	uncured, uncuredBare, unreplayed uint64
 }
 
 // flight is the one fetch in progress, shared by all who wait for it.
 type flight struct {
+	forced  bool // a rejected token is to be replaced
+	bare    bool // and the upstream did not say that the token was at fault
 	cancel  context.CancelFunc
 	waiting int           // guarded by the grant's lock
 	done    chan struct{} // closed when token or err is set
@@ -171,7 +176,7 @@ func (g *cachedGrant) get(ctx context.Context, fetch fetchFunc) (*token, error) 
 		g.mu.Unlock()
 		return t, nil
 	}
-	f, err := g.join(fetch, false)
+	f, err := g.join(fetch, flight{})
 	g.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -196,12 +201,16 @@ func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, fet
 	return t, nil
 }
 
-// renewInBackground is renew for a request that can't be replayed. The outcome is in
-// the cache and in the log.
-func (g *cachedGrant) renewInBackground(rejected *token, bare bool, fetch fetchFunc) {
+// renewInBackground is renew for a request that can't be replayed; the outcome is in
+// the cache and in the log. It reports whether this is the first such request with the
+// token.
+func (g *cachedGrant) renewInBackground(rejected *token, bare bool, fetch fetchFunc) bool {
 	if _, f, err := g.force(rejected, bare, fetch); err == nil && f != nil {
 		g.leave(f)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return isNews(&g.unreplayed, rejected)
 }
 
 // force returns the token that has replaced the rejected one, or else the fetch that
@@ -218,25 +227,27 @@ func (g *cachedGrant) force(rejected *token, bare bool, fetch fetchFunc) (*token
 	if t != nil && g.flight == nil && tooSoon {
 		return nil, nil, errNotRenewed
 	}
-	f, err := g.join(fetch, true)
+	f, err := g.join(fetch, flight{forced: true, bare: bare})
 	return nil, f, err
 }
 
 // join returns the fetch in progress or starts one, unless the endpoint is to be
-// left alone after a failure. The caller holds mu, and counts as waiting.
-func (g *cachedGrant) join(fetch fetchFunc, forced bool) (*flight, error) {
+// left alone after a failure; kind tells what one that is started is for. The caller
+// holds mu, and counts as waiting.
+func (g *cachedGrant) join(fetch fetchFunc, kind flight) (*flight, error) {
 	if g.flight == nil {
 		now := time.Now()
 		if g.failed != nil && now.Before(g.failed.retryAt) {
 			return nil, &unavailableError{cause: g.failed.cause, retryAt: g.failed.retryAt, waiting: true}
 		}
-		if forced {
+		if kind.forced {
 			g.forcedFrom = now.Add(forcedSpacing)
 		}
 		// The context has nothing of the request that starts the fetch, which others
 		// wait for as well; fetch itself bounds its time.
 		ctx, cancel := context.WithCancel(context.Background())
-		g.flight = &flight{cancel: cancel, done: make(chan struct{})}
+		kind.cancel, kind.done = cancel, make(chan struct{})
+		g.flight = &kind
 		go g.fly(ctx, g.flight, fetch)
 	}
 	g.flight.waiting++
@@ -258,7 +269,10 @@ func (g *cachedGrant) fly(ctx context.Context, f *flight, fetch fetchFunc) {
 		return
 	}
 	g.failed = nil
-	f.token = g.store(granted)
+	generation := g.generation
+	if f.token = g.store(granted); f.bare && generation == g.generation {
+		g.delayBare() // the same token again is no cure either
+	}
 }
 
 // wait waits for the outcome of the fetch. Its token goes to those who waited for it
@@ -320,15 +334,25 @@ func (g *cachedGrant) cured() {
 func (g *cachedGrant) notCured(renewed *token, bare bool) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if renewed.generation <= g.uncured {
-		return false
+	if bare && isNews(&g.uncuredBare, renewed) {
+		g.delayBare()
 	}
-	g.uncured = renewed.generation
-	if bare {
-		g.bareWait = min(max(2*g.bareWait, bareWaitMin), bareWaitMax)
-		g.bareFrom = time.Now().Add(g.bareWait)
-	}
-	return true
+	return isNews(&g.uncured, renewed)
+}
+
+// delayBare makes the next renewal for a bare rejection wait, each time longer. The
+// caller holds mu.
+func (g *cachedGrant) delayBare() {
+	g.bareWait = min(max(2*g.bareWait, bareWaitMin), bareWaitMax)
+	g.bareFrom = time.Now().Add(g.bareWait)
+}
+
+// isNews reports whether the token is newer than the last one that this was recorded
+// of, and records it.
+func isNews(last *uint64, t *token) bool {
+	news := t.generation > *last
+	*last = max(*last, t.generation)
+	return news
 }
 
 // narrows records which scopes the endpoint did not grant. It reports whether that

@@ -233,7 +233,7 @@ func (r grantRequest) mask(text string) string {
 	if r.clientSecret != "" {
 		secrets = append(secrets, r.clientSecret)
 	}
-	var forms []string
+	forms := make([]string, 0, 8*len(secrets))
 	for _, secret := range secrets {
 		quoted, _ := json.Marshal(secret)
 		forms = append(forms, secret, url.QueryEscape(secret), url.PathEscape(secret), string(quoted[1:len(quoted)-1]),
