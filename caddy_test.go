@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/net/http2"
@@ -62,6 +63,8 @@ func TestRevokedTokenIsReplayedOnce(t *testing.T) {
 func TestRequestOutlivesItsConfiguration(t *testing.T) {
 	endpoint, upstream := startTokenServer(t), startAPI(t)
 	asked, proceed := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(proceed) })
+	defer release()
 	endpoint.setAnswer(func(w http.ResponseWriter, _ *http.Request, n int) {
 		if n == 1 {
 			close(asked)
@@ -70,7 +73,7 @@ func TestRequestOutlivesItsConfiguration(t *testing.T) {
 		endpoint.grant(w)
 	})
 	g := startGateway(t, endpoint.options()+upstream.proxy())
-	waiting := make(chan answer)
+	waiting := make(chan answer, 1)
 	go func() {
 		req, _ := http.NewRequest(http.MethodGet, g.url("/"), nil)
 		a, _ := exchangeWith(testClient, req)
@@ -81,7 +84,7 @@ func TestRequestOutlivesItsConfiguration(t *testing.T) {
 	if a := g.get("/"); a.status != 200 {
 		t.Errorf("the new configuration answers %d", a.status)
 	}
-	close(proceed)
+	release()
 	if a := <-waiting; a.status != 200 {
 		t.Errorf("the request of the old configuration got %d %q", a.status, a.body)
 	}

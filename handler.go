@@ -357,7 +357,9 @@ func (h *Handler) fetch(why trigger) fetchFunc {
 			zap.String("trigger", string(why)),
 			zap.Duration("duration", time.Since(start)))
 		if err != nil {
-			h.logFailure(logger, err)
+			if ctx.Err() == nil { // else nobody waits for it any more
+				h.logFailure(logger, err)
+			}
 			return granted, err
 		}
 		logger.Info("token obtained",
