@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -117,6 +119,89 @@ func TestTokenDoesNotReachErrorRoutes(t *testing.T) {
 		if a := g.get("/"); a.body != "authorization []" {
 			t.Errorf("%s: got %d %q", option, a.status, a.body)
 		}
+	}
+}
+
+// Placeholders look at the variables of the request that the server made, whatever copy
+// of it the handler is called with.
+func TestVariablesOfAReplayAreItsOwn(t *testing.T) {
+	const route = "vars credential {http.request.header.X-Api-Token}"
+	for name, site := range map[string]string{
+		"plain":         "route {\n%s\n}",
+		"traced":        "route {\ntracing\n%s\n}",
+		"handle_errors": "error /* 500\nhandle_errors {\nroute {\n%s\n}\n}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("OTEL_TRACES_EXPORTER", "none")
+			endpoint, upstream := startTokenServer(t), startAPI(t)
+			upstream.revoke("token-1")
+			g := startGateway(t, fmt.Sprintf(site, endpoint.options("token_header X-Api-Token")+route+"\n"+
+				upstream.proxy(`header_up Authorization "Bearer {http.vars.credential}"`)))
+			if a := g.get("/"); !strings.HasSuffix(a.body, "with token-2") {
+				t.Errorf("got %d %q", a.status, a.body)
+			}
+		})
+	}
+}
+
+// Only who waited for the endpoint is told that it did not answer in time.
+func TestTimeoutIsAnswered504AndThen503(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	endpoint.setAnswer(func(_ http.ResponseWriter, r *http.Request, _ int) { <-r.Context().Done() })
+	g := startGateway(t, endpoint.options("timeout 200ms")+upstream.proxy())
+	first, second := g.get("/"), g.get("/")
+	if first.status != 504 || second.status != 503 || second.header.Get("Retry-After") != "1" {
+		t.Errorf("got %d, then %d with %v", first.status, second.status, second.header)
+	}
+	if n := endpoint.count(); n != 1 {
+		t.Errorf("%d token requests, want 1", n)
+	}
+}
+
+// Caddy's transport looks for a replacer in the context of the request.
+func TestPlaceholdersInTransportAreReplaced(t *testing.T) {
+	ca := newTestCA(t)
+	file := filepath.Join(t.TempDir(), "ca.pem")
+	writeFile(t, file, string(ca.pem))
+	t.Setenv("OAUTH_CC_TEST_NAME", "auth.internal")
+	upstream := startAPI(t)
+	g := startGateway(t, "oauth_cc https://"+ca.serve(t, "auth.internal", time.Now().Add(time.Hour))+`/token {
+		client_id app
+		client_secret s3cret-canary
+		transport {
+			tls_trust_pool file `+file+`
+			tls_server_name {env.OAUTH_CC_TEST_NAME}
+		}
+	}
+	`+upstream.proxy())
+	if a := g.get("/"); a.status != 200 {
+		t.Errorf("got %d %q", a.status, a.body)
+	}
+}
+
+// The log tells it once for each token that requests could not be sent again.
+func TestUnreplayableRequestsAreToldOnce(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	upstream.setReject(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	upstream.revoke("token-1")
+	upstream.revoke("token-2")
+	g := startGateway(t, endpoint.options("replay_buffer 1KiB")+upstream.proxy())
+	for range 5 {
+		if a := g.post("/", "text/plain", strings.Repeat("x", 64<<10)); a.status != 401 {
+			t.Fatalf("got %d", a.status)
+		}
+	}
+	warned := 0
+	for _, entry := range g.logs.with("the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection") {
+		if entry["level"] == "warn" {
+			warned++
+		}
+	}
+	if want := endpoint.count(); warned != want {
+		t.Errorf("%d warnings for %d tokens", warned, want)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"maps"
 	"math"
 	"net/http"
 	"slices"
@@ -191,7 +190,8 @@ type exchange struct {
 	token *token // nil if there is none
 
 	client   context.Context // the client's, which outlives the first attempt
-	body     io.ReadCloser   // of the next attempt
+	first    attemptContext
+	body     io.ReadCloser // of the next attempt
 	replayed bool
 	bare     bool  // the rejection did not say that the token was at fault
 	failure  error // why there is no other token
@@ -210,7 +210,8 @@ func (x *exchange) serve(next caddyhttp.Handler) error {
 	// It is not cancelled when all goes well, for handlers that come after this one.
 	x.client = x.r.Context()
 	attempt, cutOff := context.WithCancel(x.client)
-	x.inContext(attempt)
+	x.first.Context = attempt
+	x.inContext(&x.first)
 	x.guard = guard{judge: x, cutOff: cutOff}
 	x.guard.ResponseWriter = x.w
 
@@ -253,10 +254,8 @@ func (x *exchange) restore() {
 	if x.tape != nil {
 		x.tape.settle()
 	}
-	// A connection that was dialled for the first attempt may still look into the
-	// variables, which the next one writes.
-	vars, _ := x.client.Value(caddyhttp.VarsCtxKey).(map[string]any)
-	x.inContext(context.WithValue(x.client, caddyhttp.VarsCtxKey, maps.Clone(vars)))
+	x.first.end()
+	x.inContext(x.client)
 	x.saved.restore(x.r, x.w.Header())
 	x.r.Body = x.body
 }

@@ -130,9 +130,9 @@ type Handler struct {
 	// can be sent again.
 	ReplayBuffer *ReplayBuffer `json:"replay_buffer,omitempty"`
 
-	// Answer a rejection that could not be cured with this status, without its
-	// `WWW-Authenticate` challenge, which is meant for the gateway and not for its
-	// clients. Default: off, the upstream's answer passes through.
+	// What the upstream in the end still answers with a status of retry_status reaches
+	// the client with this one, without its `WWW-Authenticate` challenge, which is meant
+	// for the gateway. Default: off, the upstream's answer passes through.
 	MaskRejection int `json:"mask_rejection,omitempty"`
 
 	// Proxy the request without a token when none can be had, instead of answering

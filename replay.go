@@ -31,7 +31,14 @@ const (
 	// length needs, up to maxFirstRecording.
 	minRecording      = 4 << 10
 	maxFirstRecording = 32 << 10
+
+	// readSize is the most that is read of a body at once. A server can wait until it
+	// has filled what it is asked for, so it is no more than a proxy would ask for.
+	readSize = 32 << 10
 )
+
+// readBuffers are for what is being read of bodies; a slow client keeps one busy.
+var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
 
 // errRetired is what the reader of an abandoned attempt gets.
 var errRetired = errors.New("the request is sent again")
@@ -78,6 +85,7 @@ type tape struct {
 	recorded  []byte      // the body from its first byte
 	taken     int64       // of the budget
 	err       error       // how the source ended
+	panicked  any         // what came of reading it otherwise
 }
 
 // newTape takes the place of the body of r. With a limit of 0 it records nothing.
@@ -124,13 +132,14 @@ func (t *tape) rewind() (*tapeCursor, bool) {
 func (t *tape) abandon() *tapeCursor {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	lost := t.lost
 	t.retire()
-	t.cursor.retired = t.lost
+	t.cursor.retired = lost
 	return t.cursor
 }
 
 func (t *tape) retire() {
-	t.record = false
+	t.record, t.lost = false, true // what the last reader has read is not needed again
 	t.abandoned = t.cursor
 	t.abandoned.retired = true
 	t.cursor = &tapeCursor{tape: t}
@@ -161,7 +170,7 @@ func (t *tape) letGo() {
 
 // forget frees the recording once the last reader is through with it.
 func (t *tape) forget() {
-	if !t.record && t.lost && t.cursor.offset == len(t.recorded) {
+	if t.lost && (t.cursor.offset == len(t.recorded) || t.cursor.isClosed) {
 		t.recorded, t.cursor.offset = nil, 0
 		t.giveBack()
 	}
@@ -172,38 +181,38 @@ func (t *tape) giveBack() {
 	t.taken = 0
 }
 
-// room returns memory for the next read of the source, after what is recorded. Past
-// the limit it is just enough to see whether the body ends there. It returns nil when
-// there is no memory to be had.
-func (t *tape) room() []byte {
-	size := int64(len(t.recorded))
-	if size == t.limit {
-		return make([]byte, 1)
-	}
-	if capacity := int64(cap(t.recorded)); size == capacity {
-		capacity = min(max(2*capacity, t.least), t.limit)
-		if !t.budget.take(capacity - t.taken) {
-			return nil
-		}
-		t.taken = capacity
-		t.recorded = append(make([]byte, 0, capacity), t.recorded...)
-	}
-	return t.recorded[size:cap(t.recorded)]
-}
-
 // fill reads the source once. It has a goroutine of its own, so that the reader of an
 // attempt that is abandoned meanwhile does not have to wait for the client. What was
 // read is there for the next attempt.
-func (t *tape) fill(room []byte) {
-	n, err := t.source.Read(room)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.reading, t.err = false, err
-	if t.record && int64(len(t.recorded)+n) > t.limit {
-		t.letGo()
+func (t *tape) fill(most int64) {
+	buffer := readBuffers.Get().(*[readSize]byte)
+	defer readBuffers.Put(buffer)
+	var n int
+	var err error
+	defer func() {
+		reason := recover() // for the reader, who would have met it without a tape
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.reading, t.err, t.panicked = false, err, reason
+		t.keep(buffer[:n])
+		t.changed.Broadcast()
+	}()
+	n, err = t.source.Read(buffer[:min(most, readSize)])
+}
+
+// keep appends what was read. If there is no room to record it, it is there for the
+// reader alone.
+func (t *tape) keep(data []byte) {
+	if needed := len(t.recorded) + len(data); t.record && needed > cap(t.recorded) {
+		capacity := min(max(int64(needed), 2*int64(cap(t.recorded)), t.least), t.limit)
+		if int64(needed) > t.limit || !t.budget.take(capacity-t.taken) {
+			t.letGo()
+		} else {
+			t.taken = capacity
+			t.recorded = append(make([]byte, 0, capacity), t.recorded...)
+		}
 	}
-	t.recorded = append(t.recorded, room[:n]...)
-	t.changed.Broadcast()
+	t.recorded = append(t.recorded, data...)
 }
 
 // settle waits until the reader of the abandoned attempt, if it has seen the end of
@@ -257,13 +266,12 @@ func (c *tapeCursor) Read(p []byte) (int, error) {
 			return 0, c.end()
 		case t.reading || t.held:
 			t.changed.Wait()
+		case t.panicked != nil:
+			panic(t.panicked)
 		case t.record:
-			if room := t.room(); room != nil {
-				t.reading = true
-				go t.fill(room)
-				continue
-			}
-			t.letGo()
+			t.reading = true
+			// At the limit, just enough to see whether the body ends there.
+			go t.fill(max(1, t.limit-int64(len(t.recorded))))
 		default:
 			return c.readSource(p)
 		}
@@ -304,6 +312,7 @@ func (c *tapeCursor) Close() error {
 		close(c.closed)
 	}
 	c.isClosed = true
+	c.tape.forget()
 	c.tape.changed.Broadcast()
 	return nil
 }
@@ -488,6 +497,31 @@ func (s *savedRequest) release() {
 	clear(groups)
 	*s = savedRequest{header: header, response: response, groups: groups[:0]}
 	savedRequests.Put(s)
+}
+
+// attemptContext is the context of a first attempt. Once that is over, it has a copy of
+// the request's variables: a connection that is still being dialled may look into them
+// while the next attempt writes them.
+type attemptContext struct {
+	context.Context
+	vars atomic.Pointer[map[string]any]
+}
+
+// Value implements context.Context.
+func (c *attemptContext) Value(key any) any {
+	if key == caddyhttp.VarsCtxKey {
+		if vars := c.vars.Load(); vars != nil {
+			return *vars
+		}
+	}
+	return c.Context.Value(key)
+}
+
+// end gives the attempt its copy.
+func (c *attemptContext) end() {
+	vars, _ := c.Context.Value(caddyhttp.VarsCtxKey).(map[string]any)
+	vars = maps.Clone(vars)
+	c.vars.Store(&vars)
 }
 
 // routeGroups is where Caddy notes which of mutually exclusive routes has been

@@ -45,7 +45,7 @@ func TestBodyIsReplayed(t *testing.T) {
 		goOn bool
 		ways int // HTTP/1.1 alone, or h2c as well
 	}{
-		{"empty", 0, 0, false, 2},
+		{"empty", 0, wholeBody, false, 2},
 		{"one byte", 1, wholeBody, false, 2},
 		{"900 KiB, rejected after reading", 900 << 10, wholeBody, false, 2},
 		// Over h2c Go's transport closes the body that it is reading, which Caddy's

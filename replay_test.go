@@ -409,7 +409,7 @@ func TestBudgetIsSharedAndGivenBack(t *testing.T) {
 
 func TestTapeTakesWhatTheAnnouncedLengthNeeds(t *testing.T) {
 	for _, test := range []struct{ length, read, limit, want int64 }{
-		{-1, 1, 1 << 20, minRecording},
+		{-1, 1, 1 << 20, readSize},
 		{100, 1, 1 << 20, 100},
 		{20_000, 1, 1 << 20, 20_000},
 		{20_000, 1, 10_000, 10_000},
@@ -423,6 +423,114 @@ func TestTapeTakesWhatTheAnnouncedLengthNeeds(t *testing.T) {
 		wantUsed(t, budget, test.want)
 		tape.release()
 	}
+}
+
+// Once the last reader is through with the recording, nobody needs it any more.
+func TestRecordingIsFreedBeforeTheEndOfTheRequest(t *testing.T) {
+	body := strings.Repeat("x", 3*readSize)
+	for name, use := range map[string]func(*testing.T, *tape, io.ReadCloser){
+		"stopped":              func(_ *testing.T, tape *tape, _ io.ReadCloser) { tape.stop() },
+		"closed, then stopped": func(_ *testing.T, tape *tape, first io.ReadCloser) { _ = first.Close(); tape.stop() },
+		"stopped, then closed": func(_ *testing.T, tape *tape, first io.ReadCloser) { tape.stop(); _ = first.Close() },
+		"read a second time": func(t *testing.T, tape *tape, _ io.ReadCloser) {
+			readPieces(t, mustRewind(t, tape), 2*readSize)
+		},
+		"closed a second time": func(t *testing.T, tape *tape, _ io.ReadCloser) { _ = mustRewind(t, tape).Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			budget := &replayBudget{limit: 1 << 20}
+			tape, first := newTestTape(newTapeSource(body), 1<<20, budget)
+			if _, err := io.CopyN(io.Discard, first, 2*readSize); err != nil {
+				t.Fatal(err)
+			}
+			use(t, tape, first)
+			wantUsed(t, budget, 0)
+		})
+	}
+}
+
+// As soon as a response passes, its request won't be sent again.
+func TestBodyIsNotKeptOnceTheResponsePasses(t *testing.T) {
+	h := handlerInMemory(t, new(Handler))
+	next := caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return err
+		}
+		if h.budget.used.Load() == 0 {
+			t.Error("nothing was recorded")
+		}
+		w.WriteHeader(http.StatusOK)
+		wantUsed(t, h.budget, 0)
+		return nil
+	})
+	r := requestInCaddy("POST", "/", strings.NewReader("0123456789"))
+	if err := h.ServeHTTP(httptest.NewRecorder(), r, next); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A server waits until it has filled what it is asked for, if it can.
+func TestNoMoreIsReadAheadThanAProxyWould(t *testing.T) {
+	source := newTapeSource(strings.Repeat("x", 1<<20))
+	_, first := newTestTape(source, 1<<20, &replayBudget{limit: 1 << 20})
+	for read := readSize; read <= 10*readSize; read += readSize {
+		readPieces(t, first, readSize)
+		if got := 1<<20 - len(source.rest); got != read {
+			t.Fatalf("%d bytes were read for %d", got, read)
+		}
+	}
+}
+
+func TestCloseAndEndOfTheBodyWakeEveryReader(t *testing.T) {
+	for _, test := range []struct {
+		limit int64
+		close bool
+		want  error
+	}{{100, true, http.ErrBodyReadAfterClose}, {100, false, io.EOF}, {0, false, io.EOF}} {
+		synctest.Test(t, func(t *testing.T) {
+			source := newTapeSource("")
+			source.held.Store(true)
+			_, body := newTestTape(source, test.limit, &replayBudget{limit: 100})
+			results := make(chan error, 2)
+			for range 2 {
+				go func() {
+					_, err := body.Read(make([]byte, 1))
+					results <- err
+				}()
+			}
+			<-source.entered
+			synctest.Wait()
+			source.held.Store(false)
+			if test.close {
+				_ = body.Close()
+				synctest.Wait()
+				if len(results) != 2 {
+					t.Error("a reader goes on after the body was closed")
+				}
+			}
+			close(source.gate)
+			for range 2 {
+				if err := <-results; err != test.want {
+					t.Errorf("got %v, want %v", err, test.want)
+				}
+			}
+		})
+	}
+}
+
+type panickingBody struct{ io.ReadCloser }
+
+func (panickingBody) Read([]byte) (int, error) { panic(http.ErrAbortHandler) }
+
+// A panic on another goroutine than the handler's would end the process.
+func TestPanicOfTheBodyReachesItsReader(t *testing.T) {
+	_, body := newTestTape(panickingBody{}, 100, &replayBudget{limit: 100})
+	defer func() {
+		if reason := recover(); reason != http.ErrAbortHandler {
+			t.Errorf("got %v", reason)
+		}
+	}()
+	_, _ = body.Read(make([]byte, 1))
 }
 
 func TestBudgetIsNeverExceeded(t *testing.T) {

@@ -151,10 +151,14 @@ func (g *cachedGrant) Destruct() error {
 	return nil
 }
 
-// endUnused ends a fetch whose outcome is of no use to anyone. The caller holds mu.
+// endUnused ends a fetch whose outcome is of no use to anyone, and keeps others from
+// waiting for it. The caller holds mu.
 func (g *cachedGrant) endUnused(f *flight) {
 	if g.released && f != nil && f.waiting == 0 {
 		f.cancel()
+		if g.flight == f {
+			g.flight = nil
+		}
 	}
 }
 
@@ -225,6 +229,13 @@ func (g *cachedGrant) force(rejected *token, bare bool, fetch fetchFunc) (*token
 	now := time.Now()
 	tooSoon := now.Before(g.forcedFrom) || bare && now.Before(g.bareFrom)
 	if t != nil && g.flight == nil && tooSoon {
+		if g.failed != nil { // the renewal before, so there is none to be had
+			retryAt := g.failed.retryAt
+			if g.forcedFrom.After(retryAt) {
+				retryAt = g.forcedFrom
+			}
+			return nil, nil, &unavailableError{cause: g.failed.cause, retryAt: retryAt, waiting: true}
+		}
 		return nil, nil, errNotRenewed
 	}
 	f, err := g.join(fetch, flight{forced: true, bare: bare})
@@ -262,11 +273,16 @@ func (g *cachedGrant) fly(ctx context.Context, f *flight, fetch fetchFunc) {
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.flight = nil
 	if err != nil {
-		g.failed = unavailable(err)
-		f.err = g.failed
+		failed := unavailable(err)
+		f.err = failed
+		if g.flight == f {
+			g.flight, g.failed = nil, failed
+		}
 		return
+	}
+	if g.flight == f {
+		g.flight = nil
 	}
 	g.failed = nil
 	generation := g.generation

@@ -311,6 +311,38 @@ func TestReleasedGrantEndsAFetchThatNobodyWaitsFor(t *testing.T) {
 	}
 }
 
+// Who comes after the last waiter has gone starts afresh.
+func TestEndedFetchIsNotJoined(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := new(cachedGrant)
+		calls := 0
+		fetch := func(ctx context.Context) (grantedToken, error) {
+			calls++
+			if calls > 1 {
+				return grantedToken{value: "second", sent: time.Now(), lifetime: time.Hour}, nil
+			}
+			<-ctx.Done()
+			time.Sleep(time.Second) // until it has noticed
+			return grantedToken{}, &fetchError{class: classUnreachable}
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		go func() { _, _ = g.get(ctx, fetch) }()
+		synctest.Wait()
+		_ = g.Destruct()
+		leave()
+		synctest.Wait()
+		for range 2 {
+			if token, err := g.get(t.Context(), fetch); err != nil || token.value != "second" {
+				t.Fatalf("got %v, %v", token, err)
+			}
+			time.Sleep(2 * time.Second) // what became of the first is of no interest
+		}
+		if g.failed != nil {
+			t.Error("the ended fetch counts as failed")
+		}
+	})
+}
+
 func TestReleasedGrantRenewsNothingInBackground(t *testing.T) {
 	for _, released := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -410,12 +442,14 @@ func TestFailedRenewalLeavesTheToken(t *testing.T) {
 		if g.usable() != first || mustGetToken(t, g, s) != first {
 			t.Error("the token at hand is gone")
 		}
-		// Neither the spacing of renewals nor the pause lets another through.
-		wantNotRenewed(t, g, first, false, s)
-		time.Sleep(forcedSpacing)
-		_, err := g.renew(t.Context(), first, false, s.fetch)
-		if failure, ok := errors.AsType[*unavailableError](err); !ok || !failure.waiting {
-			t.Errorf("got %v", err)
+		// Neither the spacing of renewals nor the pause lets another through, and the
+		// upstream's rejection is not the answer either.
+		for _, wait := range []time.Duration{0, forcedSpacing} {
+			time.Sleep(wait)
+			_, err := g.renew(t.Context(), first, false, s.fetch)
+			if failure, ok := errors.AsType[*unavailableError](err); !ok || !failure.waiting || !failure.retryAt.After(time.Now()) {
+				t.Errorf("got %v", err)
+			}
 		}
 		s.wantCalls(t, 2)
 		time.Sleep(pauseRefused - forcedSpacing)
