@@ -147,7 +147,7 @@ func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *fetchError) {
 	var answer tokenAnswer
 	parsed := len(body) <= maxResponse && answer.parse(body, res.Header.Get("Content-Type"))
-	if res.StatusCode > 299 || parsed && answer.hasError {
+	if res.StatusCode < 200 || res.StatusCode > 299 || parsed && answer.hasError {
 		return answer, t.refusal(res, answer)
 	}
 	invalid := &fetchError{class: classInvalidResponse}
