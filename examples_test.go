@@ -210,18 +210,6 @@ func sendLines(t testing.TB, method, url, body string, lines ...string) answer {
 	return a
 }
 
-// pollUntil polls until the condition holds.
-func pollUntil(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !condition() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain until %s", what)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-}
-
 // testQuickstart shortens the life of a token from ten seconds to two, and the API's
 // patience to what still covers a token that was issued late in its second.
 func testQuickstart(t *testing.T) {
@@ -241,7 +229,7 @@ func testQuickstart(t *testing.T) {
 	if first.header.Get("WWW-Authenticate") != "" {
 		t.Error("a request that was accepted got a challenge")
 	}
-	pollUntil(t, "the token is renewed", func() bool {
+	awaitCondition(t, "the token is renewed", func() bool {
 		a := sendLines(t, http.MethodGet, "http://"+gatewayAddr+"/orders/1", "")
 		if a.status != 200 {
 			t.Fatalf("the gateway answered %d %q", a.status, a.body)
@@ -268,7 +256,7 @@ func testQuickstart(t *testing.T) {
 			t.Errorf("token %s: the API answered %d %v", name, a.status, a.header)
 		}
 	}
-	pollUntil(t, "the first token expires", func() bool {
+	awaitCondition(t, "the first token expires", func() bool {
 		return sendLines(t, http.MethodGet, "http://"+api+"/orders/1", "", "Authorization: Bearer "+issued).status == 401
 	})
 	if a := sendLines(t, http.MethodPost, "http://"+endpoint+"/oauth/token", "grant_type=client_credentials"); a.status != 401 {

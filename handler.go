@@ -77,7 +77,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.attach(r, t)
 		return h.detach(r, next.ServeHTTP(w, r))
 	}
-	x := &exchange{h: h, w: w, r: r, repl: repl, token: t}
+	x := &exchange{h: h, r: r, repl: repl, token: t}
+	x.ResponseWriter = w
 	return x.serve(next)
 }
 
@@ -182,7 +183,6 @@ func hasBody(r *http.Request) bool {
 type exchange struct {
 	guard
 	h     *Handler
-	w     http.ResponseWriter
 	r     *http.Request
 	repl  *caddy.Replacer
 	saved *savedRequest
@@ -203,7 +203,7 @@ func (x *exchange) serve(next caddyhttp.Handler) error {
 		defer x.tape.release()
 	}
 	x.body = x.r.Body
-	x.saved = saveRequest(x.r, x.w.Header())
+	x.saved = saveRequest(x.r, x.Header())
 	defer x.saved.release()
 
 	// The context of the first attempt, in the request that the placeholders look at.
@@ -212,8 +212,7 @@ func (x *exchange) serve(next caddyhttp.Handler) error {
 	attempt, cutOff := context.WithCancel(x.client)
 	x.first.Context = attempt
 	x.inContext(&x.first)
-	x.guard = guard{judge: x, cutOff: cutOff}
-	x.guard.ResponseWriter = x.w
+	x.judge, x.cutOff = x, cutOff
 
 	x.h.attach(x.r, x.token)
 	dropped, err := x.attempt(next)
@@ -223,7 +222,7 @@ func (x *exchange) serve(next caddyhttp.Handler) error {
 	x.restore()
 	x.repl.Set(statusPlaceholder, statusReplayed)
 	if x.failure != nil {
-		if err := x.h.withoutToken(x.w, x.repl, x.failure); err != nil {
+		if err := x.h.withoutToken(x, x.repl, x.failure); err != nil {
 			return err
 		}
 	}
@@ -256,7 +255,7 @@ func (x *exchange) restore() {
 	}
 	x.first.end()
 	x.inContext(x.client)
-	x.saved.restore(x.r, x.w.Header())
+	x.saved.restore(x.r, x.Header())
 	x.r.Body = x.body
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,12 +66,7 @@ func (g *gateway) reload(site string) {
 // reset by the system.
 func (g *gateway) tryReload(site string) error {
 	err := loadCaddyfile(fmt.Sprintf("http://%s {\n%s\n}\n", g.addr, site))
-	for end := time.Now().Add(10 * time.Second); listeners(g.t, g.addr) > 1; {
-		if time.Now().After(end) {
-			g.t.Fatal("the listener of the old configuration was not closed")
-		}
-		runtime.Gosched()
-	}
+	awaitCondition(g.t, "the listener of the old configuration is closed", func() bool { return listeners(g.t, g.addr) <= 1 })
 	return err
 }
 
@@ -145,6 +139,19 @@ func (g *gateway) get(path string) answer {
 		g.t.Fatal(err)
 	}
 	return g.do(req)
+}
+
+// patience bounds the waiting for what must happen soon.
+const patience = 20 * time.Second
+
+// awaitCondition polls for a condition.
+func awaitCondition(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s", what, patience)
+		}
+	}
 }
 
 // getConcurrently sends so many GET requests at once and wants that status of each.

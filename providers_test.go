@@ -577,7 +577,7 @@ func TestMyParcelTokenIsRenewedWhenItsExpSays(t *testing.T) {
 	s := startProvider(t, myParcel)
 	s.life, s.patience = 3*time.Second, time.Minute
 	g := s.start(t)
-	pollUntil(t, "the token is renewed", func() bool {
+	awaitCondition(t, "the token is renewed", func() bool {
 		if a := g.get("/"); a.status != 200 {
 			t.Fatalf("got %d %q", a.status, a.body)
 		}

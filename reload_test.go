@@ -107,17 +107,8 @@ func startProbe(t testing.TB, g *gateway) <-chan answer {
 		}
 		answers <- a
 	}()
-	holdsSoon(t, "the request reaches the gateway", func() bool { return probeReached(id) })
+	awaitCondition(t, "the request reaches the gateway", func() bool { return probeReached(id) })
 	return answers
-}
-
-func holdsSoon(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("in vain: %s", what)
-		}
-	}
 }
 
 func wantProbed(t testing.TB, a answer, status int, body string) {
@@ -185,7 +176,7 @@ func TestReloadUnderLoadFailsNoRequest(t *testing.T) {
 	}
 	underLoad := func() {
 		before := answered.Load()
-		holdsSoon(t, "requests are answered after a reload", func() bool { return answered.Load() >= before+8 || t.Failed() })
+		awaitCondition(t, "requests are answered after a reload", func() bool { return answered.Load() >= before+8 || t.Failed() })
 	}
 	for i := range 15 {
 		g.reload(reloadRoute(i, handlers))

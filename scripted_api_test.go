@@ -19,9 +19,6 @@ import (
 	"time"
 )
 
-// patience bounds every wait of a test for something that is about to happen.
-const patience = 20 * time.Second
-
 // startScriptedAPI runs an API of which the test writes every answer, over HTTP/1.1 and
 // h2c. Its handlers end with the connection, whatever a test leaves behind.
 func startScriptedAPI(t testing.TB, handler http.HandlerFunc) *httptest.Server {
@@ -248,23 +245,13 @@ func inTwoParts(first, second string, c <-chan struct{}) io.Reader {
 // awaitSignal waits for a channel to be closed or to receive.
 func awaitSignal[T any](t testing.TB, what string, c <-chan T) T {
 	t.Helper()
+	var value T
 	select {
-	case value := <-c:
-		return value
+	case value = <-c:
 	case <-time.After(patience):
 		t.Fatalf("%s: not within %s", what, patience)
 	}
-	panic("unreachable")
-}
-
-// awaitCondition polls for a condition.
-func awaitCondition(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s", what, patience)
-		}
-	}
+	return value
 }
 
 func checkAnswer(t testing.TB, got answer, status int, body string) {
