@@ -32,7 +32,10 @@ func (e *endpointInMemory) RoundTrip(req *http.Request) (*http.Response, error) 
 // memory and a grant of its own.
 func handlerInMemory(t testing.TB, h *Handler) *Handler {
 	t.Helper()
-	h.TokenEndpoint, h.ClientID, h.ClientSecret = "http://127.0.0.1/token", t.Name(), "secret"
+	h.TokenEndpoint, h.ClientID = "http://127.0.0.1/token", t.Name()
+	if h.ClientSecret == "" {
+		h.ClientSecret = "secret"
+	}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 	t.Cleanup(cancel)
 	if err := h.Provision(ctx); err != nil {

@@ -51,7 +51,9 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //	    param                     <name> <value>
 //	    request_header            <name> <value>
 //
+//	    refresh_ahead             <duration>|<percent>%|off
 //	    default_ttl               <duration>
+//	    prefetch
 //
 //	    token_header              <name> [<scheme>]
 //	    keep_client_authorization
@@ -128,8 +130,12 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string, args []
 			args[0] = http.CanonicalHeaderKey(args[0])
 		}
 		return pair(d, option, args, &h.RequestHeaders)
+	case "refresh_ahead":
+		return h.unmarshalRefreshAhead(d, args)
 	case "default_ttl":
 		return duration(d, option, args, &h.DefaultTTL)
+	case "prefetch":
+		return flag(d, option, args, &h.Prefetch)
 	case "token_header":
 		return h.unmarshalTokenHeader(d, args)
 	case "keep_client_authorization":
@@ -150,7 +156,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string, args []
 // options names every option, for whoever mistyped one.
 var options = []string{
 	"token_endpoint", "timeout", "transport", "insecure_http", "client_id", "client_secret", "auth_method",
-	"request_format", "scope", "audience", "resource", "param", "request_header", "default_ttl", "token_header",
+	"request_format", "scope", "audience", "resource", "param", "request_header", "refresh_ahead", "default_ttl", "prefetch",
+	"token_header",
 	"keep_client_authorization", "retry_status", "replay_buffer", "mask_rejection", "allow_without_token",
 }
 
@@ -160,6 +167,17 @@ func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
 	}
 	h.Transport = new(reverseproxy.HTTPTransport)
 	return h.Transport.UnmarshalCaddyfile(d.NewFromNextSegment())
+}
+
+func (h *Handler) unmarshalRefreshAhead(d *caddyfile.Dispenser, args []string) error {
+	if len(args) != 1 || args[0] == "" {
+		return d.Errf("refresh_ahead takes one argument: refresh_ahead <duration>|<percent>%%|off")
+	}
+	if _, err := parseRefreshAhead(args[0]); err != nil {
+		return d.WrapErr(err)
+	}
+	h.RefreshAhead = args[0]
+	return nil
 }
 
 func (h *Handler) unmarshalTokenHeader(d *caddyfile.Dispenser, args []string) error {

@@ -237,7 +237,7 @@ func testQuickstart(t *testing.T) {
 		return a.body != first.body
 	})
 	obtained := g.logs.with("token obtained")
-	if len(obtained) < 2 || obtained[1]["trigger"] != string(triggerMiss) {
+	if len(obtained) < 2 || obtained[1]["trigger"] != string(triggerAhead) {
 		t.Errorf("the log does not show the renewal: %v", obtained)
 	}
 

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -27,6 +26,7 @@ const (
 // Values of {http.oauth_cc.status}.
 const (
 	statusFresh    = "fresh"
+	statusStale    = "stale"
 	statusFetched  = "fetched"
 	statusReplayed = "replayed"
 	statusNone     = "none"
@@ -34,14 +34,6 @@ const (
 
 // statusClientClosedRequest is what Caddy logs for a client that did not wait.
 const statusClientClosedRequest = 499
-
-// trigger is the reason for a fetch, as logs tell it.
-type trigger string
-
-const (
-	triggerMiss     trigger = "miss"
-	triggerRejected trigger = "rejected"
-)
 
 // ServeHTTP attaches a token to the request and passes it on. If the upstream rejects
 // the token, the request is sent once more with another one.
@@ -57,15 +49,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.removeClientToken(r)
 		return next.ServeHTTP(w, r)
 	}
-	repl.Set(statusPlaceholder, statusFresh)
-	t := h.grant.usable()
-	if t == nil {
-		repl.Set(statusPlaceholder, statusFetched)
-		var err error
-		if t, err = h.grant.get(r.Context(), h.fetch(triggerMiss)); err != nil {
-			if err = h.withoutToken(w, repl, err); err != nil {
-				return err
-			}
+	t, err := h.token(r.Context(), repl)
+	if err != nil {
+		if err = h.withoutToken(w, repl, err); err != nil {
+			return err
 		}
 	}
 	h.removeClientToken(r)
@@ -80,6 +67,24 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	x := &exchange{h: h, r: r, repl: repl, token: t}
 	x.ResponseWriter = w
 	return x.serve(next)
+}
+
+// token returns the token for a request, and notes where it came from. Only a request
+// that finds none which can be served has to wait for one.
+func (h *Handler) token(ctx context.Context, repl *caddy.Replacer) (*token, error) {
+	now := time.Now()
+	t := h.grant.usable(now)
+	switch {
+	case t == nil:
+		repl.Set(statusPlaceholder, statusFetched)
+		return h.grant.get(ctx, h)
+	case h.hold(t).staleFrom.passed(now):
+		repl.Set(statusPlaceholder, statusStale)
+		h.grant.renewAhead(t, h)
+	default:
+		repl.Set(statusPlaceholder, statusFresh)
+	}
+	return t, nil
 }
 
 // withoutToken decides what becomes of a request for which there is no token. It
@@ -139,7 +144,7 @@ func (h *Handler) removeClientToken(r *http.Request) {
 // change values in place.
 func (h *Handler) attach(r *http.Request, t *token) {
 	if t != nil {
-		r.Header[h.headerName] = []string{h.rendered.of(t, h.scheme)}
+		r.Header[h.headerName] = []string{h.hold(t).header}
 	}
 }
 
@@ -152,24 +157,21 @@ func (h *Handler) detach(r *http.Request, err error) error {
 	return err
 }
 
-// renderedToken keeps the value of the token's header for as long as the token is
-// used, so that not every request writes it anew.
-type renderedToken struct {
-	last atomic.Pointer[renderedValue]
+// heldToken is what a handler makes of a token, kept for as long as that is used so that
+// not every request does it anew.
+type heldToken struct {
+	token     *token
+	header    string // the value of the token's header
+	staleFrom moment // from then on it is renewed in the background
 }
 
-type renderedValue struct {
-	token *token
-	value string
-}
-
-func (c *renderedToken) of(t *token, scheme string) string {
-	last := c.last.Load()
-	if last == nil || last.token != t {
-		last = &renderedValue{token: t, value: scheme + t.value}
-		c.last.Store(last)
+func (h *Handler) hold(t *token) *heldToken {
+	held := h.held.Load()
+	if held == nil || held.token != t {
+		held = &heldToken{token: t, header: h.scheme + t.value, staleFrom: h.refreshAhead.staleFrom(t)}
+		h.held.Store(held)
 	}
-	return last.value
+	return held
 }
 
 // hasBody reports whether the client's request has one, or trailers, which come at a
@@ -291,10 +293,9 @@ func (x *exchange) renew(challenges []string) bool {
 		return false
 	}
 	x.bare = code != "invalid_token"
-	fetch := x.h.fetch(triggerRejected)
 	if x.tape != nil && !x.tape.hold() {
 		level := zapcore.DebugLevel
-		if x.h.grant.renewInBackground(x.token, x.bare, fetch) {
+		if x.h.grant.renewInBackground(x.token, x.bare, x.h) {
 			level = zapcore.WarnLevel // once for each token
 		}
 		x.h.logger.Log(level, "the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection",
@@ -302,7 +303,7 @@ func (x *exchange) renew(challenges []string) bool {
 			zap.Int64("replay_buffer", x.h.replayLimit))
 		return false
 	}
-	t, err := x.h.grant.renew(x.client, x.token, x.bare, fetch)
+	t, err := x.h.grant.renew(x.client, x.token, x.bare, x.h)
 	if errors.Is(err, errNotRenewed) {
 		if c := x.h.logger.Check(zapcore.DebugLevel, "the upstream rejected the token, and there is no other"); c != nil {
 			c.Write(zap.String("token", fingerprint(x.token.value)))
@@ -337,62 +338,4 @@ func (x *exchange) learn(rejected bool) {
 		x.h.logger.Warn("the upstream rejected the renewed token as well; the client gets the rejection",
 			zap.String("token", fingerprint(x.token.value)))
 	}
-}
-
-// fetch returns the function that gets a token with this configuration and tells the
-// log what became of it.
-func (h *Handler) fetch(why trigger) fetchFunc {
-	return func(ctx context.Context) (grantedToken, error) {
-		start := time.Now()
-		var request grantRequest
-		granted, err := h.client.fetch(ctx, func() (_ grantRequest, err error) {
-			request, err = h.resolve()
-			return request, err
-		})
-		logger := h.logger.With(
-			zap.String("endpoint", request.endpointName()),
-			zap.String("client_id", request.clientID),
-			zap.String("trigger", string(why)),
-			zap.Duration("duration", time.Since(start)))
-		if err != nil {
-			if ctx.Err() == nil { // else nobody waits for it any more
-				h.logFailure(logger, err)
-			}
-			return granted, err
-		}
-		logger.Info("token obtained",
-			zap.String("token", fingerprint(granted.value)),
-			zap.Duration("lifetime", granted.lifetime))
-		if h.grant.narrows(granted.missingScope) {
-			logger.Warn("the endpoint granted fewer scopes than asked for",
-				zap.String("missing_scope", granted.missingScope))
-		}
-		return granted, nil
-	}
-}
-
-func (h *Handler) logFailure(logger *zap.Logger, err error) {
-	failure, ok := errors.AsType[*fetchError](err)
-	if !ok {
-		failure = &fetchError{class: classUnreachable}
-	}
-	fields := []zap.Field{zap.String("error", failure.errorCode())}
-	if failure.status != 0 {
-		fields = append(fields, zap.Int("status", failure.status))
-	}
-	for _, text := range []struct{ key, value string }{
-		{"detail", failure.detail}, {"endpoint_message", failure.said}, {"hint", failure.hint},
-	} {
-		if text.value != "" {
-			fields = append(fields, zap.String(text.key, text.value))
-		}
-	}
-	if failure.retryAfter > 0 {
-		fields = append(fields, zap.Duration("retry_after", failure.retryAfter))
-	}
-	if h.grant.usable() != nil {
-		logger.Warn("token not renewed; the one at hand is used on", fields...)
-		return
-	}
-	logger.Error("no token obtained", fields...)
 }

@@ -9,13 +9,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/textproto"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -50,7 +49,7 @@ const (
 //
 // Placeholder | Description
 // ------------|-------------
-// `{http.oauth_cc.status}` | Where the request's token came from: `fresh` (the cache), `fetched` (this request waited for it), `replayed` (a renewed one, after the upstream rejected the first) or `none`
+// `{http.oauth_cc.status}` | Where the request's token came from: `fresh` (the cache), `stale` (the cache, while the next one is being fetched), `fetched` (this request waited for it), `replayed` (a renewed one, after the upstream rejected the first) or `none`
 // `{http.oauth_cc.error}` | Why there was no token: an error code registered for OAuth, such as `invalid_client`, or `refused`, `unreachable`, `timeout`, `server_error`, `invalid_response`
 type Handler struct {
 	// The URL of the token endpoint (RFC 6749 §3.2): absolute, https, without user
@@ -111,6 +110,19 @@ type Handler struct {
 	// JWT, tells its lifetime. Default: `5m`.
 	DefaultTTL caddy.Duration `json:"default_ttl,omitempty"`
 
+	// How long before it expires a token is renewed, by the first request that uses it
+	// then and without that having to wait: a duration such as `2m`, though half of the
+	// lifetime at the most; a share of the lifetime such as `25%`, up to 90%; or `off`.
+	// Moved by up to a fifth from one token to the next, so that the gateways of a
+	// fleet don't renew at once. If the endpoint recommends a time with `refresh_in`,
+	// the earlier one holds. Default: a quarter of the lifetime, `5m` at the most.
+	RefreshAhead string `json:"refresh_ahead,omitempty"`
+
+	// Get the first token when the configuration has started, without delaying or
+	// failing that, and keep it renewed while there are no requests. Default: false, a
+	// token that is not used expires, and the next request waits for another.
+	Prefetch bool `json:"prefetch,omitempty"`
+
 	// The request header that carries the token upstream. What the client sent
 	// under that name is removed. Default: `Authorization` with the scheme
 	// `Bearer`.
@@ -146,11 +158,16 @@ type Handler struct {
 	replayLimit int64
 	budget      *replayBudget
 
+	refreshAhead    refreshAhead
+	hasPlaceholders bool
+	resolving       chan struct{} // holds one element while placeholders are resolved
+
 	client   *tokenClient
 	key      grantKey
 	grant    *cachedGrant
 	acquired bool
-	rendered renderedToken
+	held     atomic.Pointer[heldToken]
+	keeper   *keeper // nil without prefetch
 	logger   *zap.Logger
 }
 
@@ -196,6 +213,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if h.key, err = h.grantKey(request); err != nil {
 		return err
 	}
+	h.hasPlaceholders = request.key() != h.template().key()
+	h.resolving = make(chan struct{}, 1)
 	if h.Transport != nil && h.Transport.TLS != nil && request.isCleartext() {
 		return errors.New("transport: TLS options have no effect on an http token_endpoint; use https")
 	}
@@ -206,12 +225,13 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.acquired = true
-	return nil
+	return h.provisionPrefetch(ctx)
 }
 
-// Cleanup leaves the token cache, which keeps the token as long as another
-// configuration uses it, and closes idle connections to the token endpoint.
+// Cleanup stops the prefetching, leaves the token cache, which keeps the token as long
+// as another configuration uses it, and closes idle connections to the token endpoint.
 func (h *Handler) Cleanup() error {
+	h.keeper.end()
 	if h.acquired {
 		h.acquired = false // requests that outlive the configuration still use h.grant
 		if err := releaseGrant(h.key); err != nil {
@@ -243,6 +263,10 @@ func (h *Handler) provisionOptions() error {
 		return err
 	}
 	if err := checkDuration("default_ttl", &h.DefaultTTL, defaultTTL); err != nil {
+		return err
+	}
+	var err error
+	if h.refreshAhead, err = parseRefreshAhead(h.RefreshAhead); err != nil {
 		return err
 	}
 	if err := h.provisionTokenHeader(); err != nil {
@@ -363,23 +387,29 @@ func (t endpointTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 // at every token request, since files and environment change.
 func (h *Handler) resolve() (grantRequest, error) {
 	p := placeholders{repl: caddy.NewReplacer()}
-	r := grantRequest{
-		endpoint:     p.value("token_endpoint", h.TokenEndpoint),
-		insecureHTTP: h.InsecureHTTP,
-		clientID:     p.value("client_id", h.ClientID),
-		clientSecret: p.value("client_secret", h.ClientSecret),
-		authMethod:   h.AuthMethod,
-		format:       h.RequestFormat,
-		scopes:       p.values("scope", h.Scopes),
-		audience:     p.values("audience", h.Audience),
-		resource:     p.values("resource", h.Resource),
-		params:       p.named("param", h.Params),
-		headers:      p.named("request_header", h.RequestHeaders),
-	}
+	r := h.template()
+	r.endpoint = p.value("token_endpoint", r.endpoint)
+	r.clientID = p.value("client_id", r.clientID)
+	r.clientSecret = p.value("client_secret", r.clientSecret)
+	r.scopes = p.values("scope", r.scopes)
+	r.audience = p.values("audience", r.audience)
+	r.resource = p.values("resource", r.resource)
+	r.params = p.named("param", r.params)
+	r.headers = p.named("request_header", r.headers)
 	if p.err != nil {
 		return r, p.err
 	}
 	return r, r.check()
+}
+
+// template is the token request with its placeholders as they are written.
+func (h *Handler) template() grantRequest {
+	return grantRequest{
+		endpoint: h.TokenEndpoint, insecureHTTP: h.InsecureHTTP,
+		clientID: h.ClientID, clientSecret: h.ClientSecret, authMethod: h.AuthMethod,
+		format: h.RequestFormat, scopes: h.Scopes, audience: h.Audience, resource: h.Resource,
+		params: h.Params, headers: h.RequestHeaders,
+	}
 }
 
 // grantKey identifies the token of this configuration. Beside what the token
@@ -391,23 +421,7 @@ func (h *Handler) grantKey(r grantRequest) (grantKey, error) {
 	if err != nil {
 		return grantKey{}, fmt.Errorf("transport: %w", err)
 	}
-	return newGrantKey(
-		[]string{r.endpoint, r.clientID, r.clientSecret, r.authMethod, r.format},
-		r.scopes, r.audience, r.resource, flatten(r.params), flatten(r.headers),
-		[]string{h.TokenEndpoint, h.ClientID, h.ClientSecret, string(transport)},
-		h.Scopes, h.Audience, h.Resource, flatten(h.Params), flatten(h.RequestHeaders),
-	), nil
-}
-
-// flatten lists names and values in a fixed order, each name with the number of
-// its values.
-func flatten(named map[string][]string) []string {
-	var list []string
-	for _, name := range slices.Sorted(maps.Keys(named)) {
-		list = append(list, name, strconv.Itoa(len(named[name])))
-		list = append(list, named[name]...)
-	}
-	return list
+	return newGrantKey(slices.Concat(r.fields(), h.template().fields(), [][]string{{string(transport)}})...), nil
 }
 
 // placeholders resolves option values and keeps the first error.

@@ -312,9 +312,24 @@ func TestPlaceholdersAreResolvedOnceAndBracesCanBeEscaped(t *testing.T) {
 
 func TestEveryOptionTogetherIsProvisioned(t *testing.T) {
 	_, full, _ := configSecrets(t)
-	directive, _, _ := strings.Cut(readGoldens(t, filepath.Join(adaptDir, "everything"+goldenExtension))[0].input, "\n}\n")
-	_, directive, _ = strings.Cut(directive, ":80 {\n")
-	provisionedConfig(t, strings.ReplaceAll(directive, "/run/secrets/client", full))
+	site := readGoldens(t, filepath.Join(adaptDir, "everything"+goldenExtension))[0].input
+	if err := validateCaddyfile(t, strings.ReplaceAll(site, "/run/secrets/client", full)); err != nil {
+		t.Error(err)
+	}
+}
+
+// validateCaddyfile is what caddy validate does.
+func validateCaddyfile(t testing.TB, text string) error {
+	t.Helper()
+	adapted, err := adapt(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := new(caddy.Config)
+	if err := caddy.StrictUnmarshalJSON(adapted, config); err != nil {
+		t.Fatal(err)
+	}
+	return caddy.Validate(config)
 }
 
 // The pool gives way to whoever releases, so a release too many would take the token

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -27,10 +28,13 @@ const (
 	bareWaitMin = 10 * time.Second
 	bareWaitMax = time.Minute
 
-	// After a failed fetch the endpoint is left alone: longer when it refused the
-	// client than when it may be back any moment.
-	pauseRefused   = 15 * time.Second
-	pauseTransient = time.Second
+	// outagePatience is how long a caller waits for a fetch when the one before has
+	// failed: an endpoint that hangs stalls its callers once and not at every try.
+	outagePatience = time.Second
+
+	// outageMemory is how long after the next try was due a failure still tells
+	// something of the endpoint.
+	outageMemory = time.Minute
 )
 
 // grantKey identifies a token: equal keys ask the same endpoint for the same grant
@@ -75,15 +79,92 @@ func releaseGrant(key grantKey) error {
 	return err
 }
 
+// trigger is the reason for a fetch, as logs tell it.
+type trigger string
+
+const (
+	triggerMiss     trigger = "miss"     // a request found no token that can be served
+	triggerAhead    trigger = "ahead"    // a request found one that will expire soon
+	triggerRejected trigger = "rejected" // the upstream rejected the token
+	triggerPrefetch trigger = "prefetch" // without a request
+)
+
+// source gets tokens with one configuration, and is kept no longer than a fetch takes.
+type source interface {
+	// fetch asks the endpoint for a token. It takes no longer than limit.
+	fetch(ctx context.Context) fetched
+	limit() time.Duration
+
+	// changedSince reports whether a fetch would ask for something else by now than
+	// the one that failed did, such as with a credential that has been replaced.
+	changedSince(ctx context.Context, failure *fetchError) bool
+
+	// report is told what became of a fetch, before those who wait for it.
+	report(outcome)
+}
+
+// fetched is what a fetch came to.
+type fetched struct {
+	granted  grantedToken
+	failure  *fetchError // nil if a token was granted
+	endpoint string      // as logs may show it
+	clientID string
+}
+
+// outcome is what a fetch came to, and what that means.
+type outcome struct {
+	fetched
+	trigger  trigger
+	took     time.Duration
+	usable   bool      // a failed fetch leaves a token that can be served
+	retryAt  time.Time // after a failed one, not before then is the endpoint asked again
+	narrowed bool      // it is news that fewer scopes were granted than asked for
+}
+
+// moment is a point in time on both clocks of a machine. The monotonic clock is never
+// set, but stands still while the machine is suspended; the wall clock is what tokens
+// go by, and can be set.
+type moment struct {
+	monotonic, wall time.Time
+}
+
+func momentAt(t time.Time) moment {
+	return moment{monotonic: t, wall: t.Round(0)}
+}
+
+// passed reports whether one of the clocks has come to it. So a wall clock that is set
+// back makes nothing last longer, and time in which the machine slept counts.
+func (m moment) passed(now time.Time) bool {
+	return !now.Before(m.monotonic) || !now.Round(0).Before(m.wall)
+}
+
 // token is an access token in the cache. It is immutable.
 type token struct {
 	value      string
 	generation uint64    // higher than that of every token before it
-	servedTo   time.Time // from then on it counts as expired
+	sent       time.Time // when it was asked for, from which its lifetime counts
+	lifetime   time.Duration
+	refreshIn  time.Duration // when the endpoint wants it to be renewed, 0 if it didn't say
+	spread     float64       // from -1 to 1, drawn once, by which a fleet's renewals spread out
+	servedTo   moment        // from then on it counts as expired
+}
+
+func newToken(granted grantedToken) *token {
+	t := &token{
+		value: granted.value, sent: granted.sent, lifetime: granted.lifetime, refreshIn: granted.refreshIn,
+		spread: 2*rand.Float64() - 1, //nolint:gosec // jitter
+	}
+	t.servedTo = momentAt(t.sent.Add(t.servedFor()))
+	return t
+}
+
+// servedFor is the time from when a token was asked for to when it counts as expired.
+func (t *token) servedFor() time.Duration {
+	return t.lifetime - min(expiryMargin, t.lifetime/10)
 }
 
 func (t *token) usable(now time.Time) bool {
-	return t != nil && now.Before(t.servedTo)
+	return t != nil && !t.servedTo.passed(now)
 }
 
 // fingerprint names a token in logs.
@@ -92,15 +173,12 @@ func fingerprint(value string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// fetchFunc gets a token from the endpoint. What belongs to one configuration, such
-// as its transport and its logger, comes with it and is not kept.
-type fetchFunc func(ctx context.Context) (grantedToken, error)
-
 // unavailableError tells a caller why there is no token and when to come back.
 type unavailableError struct {
 	cause   *fetchError
-	retryAt time.Time // not before then is the endpoint asked again
-	waiting bool      // the endpoint was not asked this time
+	retryAt time.Time // not before then is the endpoint asked again for who has no token
+	waiting bool      // the endpoint was not asked this time, or not waited for
+	forced  bool      // it was asked to replace a token that the upstream rejected
 }
 
 func (e *unavailableError) Error() string { return e.cause.Error() }
@@ -113,12 +191,15 @@ var errNotRenewed = errors.New("no other token")
 // cachedGrant is the token of one grant key and all that is known about getting the
 // next one. Nothing in it belongs to one configuration.
 type cachedGrant struct {
-	current atomic.Pointer[token]
+	current   atomic.Pointer[token]
+	aheadFrom atomic.Pointer[time.Time] // not before then is a token renewed ahead of its expiry; nil for any time
 
 	mu         sync.Mutex
 	flight     *flight
 	released   bool              // no configuration uses the grant any more; requests may
-	failed     *unavailableError // the last fetch, if it failed
+	failed     *unavailableError // the last fetch, if it failed, for those who come later
+	failures   backoff           // in a row
+	nextTry    time.Time         // when the endpoint may be asked again for any reason, after a failure
 	generation uint64
 	forcedFrom time.Time     // not before then is a token renewed that was rejected
 	bareWait   time.Duration // 0 until a renewal did not cure
@@ -132,8 +213,10 @@ type cachedGrant struct {
 
 // flight is the one fetch in progress, shared by all who wait for it.
 type flight struct {
-	forced  bool // a rejected token is to be replaced
-	bare    bool // and the upstream did not say that the token was at fault
+	trigger trigger
+	bare    bool // a token is to be replaced of which the upstream did not say that it was at fault
+	began   time.Time
+	outage  *unavailableError // for those who don't wait to its end, if the fetch before failed
 	cancel  context.CancelFunc
 	waiting int           // guarded by the grant's lock
 	done    chan struct{} // closed when token or err is set
@@ -158,14 +241,15 @@ func (g *cachedGrant) endUnused(f *flight) {
 		f.cancel()
 		if g.flight == f {
 			g.flight = nil
+			g.aheadFrom.Store(nil)
 		}
 	}
 }
 
 // usable returns the cached token if it can be served. It is the whole cost of a
 // request while the token lives.
-func (g *cachedGrant) usable() *token {
-	if t := g.current.Load(); t.usable(time.Now()) {
+func (g *cachedGrant) usable(now time.Time) *token {
+	if t := g.current.Load(); t.usable(now) {
 		return t
 	}
 	return nil
@@ -174,29 +258,24 @@ func (g *cachedGrant) usable() *token {
 // get returns a token that can be served, fetching one where there is none. Callers
 // share one fetch; ctx ends the wait of this caller alone. Errors are of type
 // *unavailableError, or those of ctx.
-func (g *cachedGrant) get(ctx context.Context, fetch fetchFunc) (*token, error) {
-	g.mu.Lock()
-	if t := g.usable(); t != nil {
-		g.mu.Unlock()
-		return t, nil
-	}
-	f, err := g.join(fetch, flight{})
-	g.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
-	return g.wait(ctx, f)
+func (g *cachedGrant) get(ctx context.Context, src source) (*token, error) {
+	return g.obtain(ctx, src, func() (*token, *flight, error) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if t := g.usable(time.Now()); t != nil {
+			return t, nil, nil
+		}
+		f, err := g.join(src, flight{trigger: triggerMiss})
+		return nil, f, err
+	})
 }
 
 // renew returns a token other than the one that the upstream rejected: the cached
 // one, if it is newer, else a new one. bare tells that the upstream did not say that
 // the token was at fault. Errors are those of get, and errNotRenewed.
-func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, fetch fetchFunc) (*token, error) {
-	t, f, err := g.force(rejected, bare, fetch)
-	if err != nil || t != nil {
-		return t, err
-	}
-	if t, err = g.wait(ctx, f); err != nil {
+func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, src source) (*token, error) {
+	t, err := g.obtain(ctx, src, func() (*token, *flight, error) { return g.force(rejected, bare, src) })
+	if err != nil {
 		return nil, err
 	}
 	if t.generation <= rejected.generation {
@@ -208,8 +287,8 @@ func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, fet
 // renewInBackground is renew for a request that can't be replayed; the outcome is in
 // the cache and in the log. It reports whether this is the first such request with the
 // token.
-func (g *cachedGrant) renewInBackground(rejected *token, bare bool, fetch fetchFunc) bool {
-	if _, f, err := g.force(rejected, bare, fetch); err == nil && f != nil {
+func (g *cachedGrant) renewInBackground(rejected *token, bare bool, src source) bool {
+	if _, f, err := g.force(rejected, bare, src); err == nil && f != nil {
 		g.leave(f)
 	}
 	g.mu.Lock()
@@ -217,89 +296,250 @@ func (g *cachedGrant) renewInBackground(rejected *token, bare bool, fetch fetchF
 	return isNews(&g.unreplayed, rejected)
 }
 
-// force returns the token that has replaced the rejected one, or else the fetch that
-// will. The caller counts as waiting for that.
-func (g *cachedGrant) force(rejected *token, bare bool, fetch fetchFunc) (*token, *flight, error) {
+// renewAhead fetches the next token in the background, for a request that was given t
+// although that will expire soon.
+func (g *cachedGrant) renewAhead(t *token, src source) {
+	if !g.isAheadDue(time.Now()) {
+		return // most requests that find a stale token come this far
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t := g.usable()
+	if g.flight == nil && g.current.Load() == t && g.isAheadDue(time.Now()) {
+		g.start(src, flight{trigger: triggerAhead})
+		g.endUnused(g.flight)
+	}
+}
+
+// isAheadDue reports whether a token may be renewed ahead of its expiry: no fetch is in
+// progress, and none has failed just now.
+func (g *cachedGrant) isAheadDue(now time.Time) bool {
+	from := g.aheadFrom.Load()
+	return from == nil || !now.Before(*from)
+}
+
+// keep fetches a token if there is none, or none that lasts, and waits for that. It
+// returns when to look again.
+func (g *cachedGrant) keep(ctx context.Context, ahead refreshAhead, src source) time.Time {
+	if f := g.board(ctx, ahead, src); f != nil {
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+		}
+		g.leave(f)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	t := g.usable(now)
+	switch {
+	case t == nil && g.failed == nil:
+		return now
+	case t == nil:
+		return g.failed.retryAt
+	}
+	due := ahead.staleFrom(t).monotonic
+	if from := g.aheadFrom.Load(); from != nil && from.After(due) {
+		due = *from
+	}
+	if due.After(t.servedTo.monotonic) {
+		due = t.servedTo.monotonic
+	}
+	return due
+}
+
+// board returns the fetch that keep waits for, or nil if there is none to wait for.
+func (g *cachedGrant) board(ctx context.Context, ahead refreshAhead, src source) *flight {
+	look := func() (*flight, error) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		now := time.Now()
+		if t := g.usable(now); t != nil && (!ahead.staleFrom(t).passed(now) || g.flight == nil && !g.isAheadDue(now)) {
+			return nil, nil
+		}
+		return g.join(src, flight{trigger: triggerPrefetch})
+	}
+	f, err := look()
+	if g.pauseIsOver(ctx, err, src) {
+		f, _ = look()
+	}
+	return f
+}
+
+// obtain returns the token that look finds, or else that of the fetch. When the
+// endpoint is left alone after a failure, look gets a second chance if what failed is
+// not what would be asked for now.
+func (g *cachedGrant) obtain(ctx context.Context, src source, look func() (*token, *flight, error)) (*token, error) {
+	t, f, err := look()
+	if g.pauseIsOver(ctx, err, src) {
+		t, f, err = look()
+	}
+	if t != nil || err != nil {
+		return t, err
+	}
+	return g.wait(ctx, f)
+}
+
+// pauseIsOver ends the pause that err tells of, if there is another credential by now.
+func (g *cachedGrant) pauseIsOver(ctx context.Context, err error, src source) bool {
+	paused, ok := errors.AsType[*unavailableError](err)
+	if !ok || !src.changedSince(ctx, paused.cause) {
+		return false
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.failed != nil && g.failed.cause == paused.cause {
+		g.forget()
+		g.forcedFrom = time.Time{}
+	}
+	return true
+}
+
+// forget makes the fetch before count as one that succeeded. The caller holds mu.
+func (g *cachedGrant) forget() {
+	g.failed, g.failures, g.nextTry = nil, backoff{}, time.Time{}
+	g.aheadFrom.Store(nil)
+}
+
+// force returns the token that has replaced the rejected one, or else the fetch that
+// will. The caller counts as waiting for that.
+func (g *cachedGrant) force(rejected *token, bare bool, src source) (*token, *flight, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	t := g.usable(now)
 	if t != nil && t.generation > rejected.generation {
 		return t, nil, nil
 	}
-	now := time.Now()
 	tooSoon := now.Before(g.forcedFrom) || bare && now.Before(g.bareFrom)
 	if t != nil && g.flight == nil && tooSoon {
-		if g.failed != nil { // the renewal before, so there is none to be had
-			retryAt := g.failed.retryAt
-			if g.forcedFrom.After(retryAt) {
-				retryAt = g.forcedFrom
-			}
-			return nil, nil, &unavailableError{cause: g.failed.cause, retryAt: retryAt, waiting: true}
+		if g.failed == nil || !g.failed.forced {
+			return nil, nil, errNotRenewed
 		}
-		return nil, nil, errNotRenewed
+		paused := *g.failed // the renewal before failed, so there is no token to be had
+		if g.forcedFrom.After(paused.retryAt) {
+			paused.retryAt = g.forcedFrom
+		}
+		return nil, nil, &paused
 	}
-	f, err := g.join(fetch, flight{forced: true, bare: bare})
+	f, err := g.join(src, flight{trigger: triggerRejected, bare: bare})
 	return nil, f, err
 }
 
 // join returns the fetch in progress or starts one, unless the endpoint is to be
 // left alone after a failure; kind tells what one that is started is for. The caller
 // holds mu, and counts as waiting.
-func (g *cachedGrant) join(fetch fetchFunc, kind flight) (*flight, error) {
+func (g *cachedGrant) join(src source, kind flight) (*flight, error) {
 	if g.flight == nil {
-		now := time.Now()
-		if g.failed != nil && now.Before(g.failed.retryAt) {
-			return nil, &unavailableError{cause: g.failed.cause, retryAt: g.failed.retryAt, waiting: true}
+		if g.failed != nil && time.Now().Before(g.failed.retryAt) {
+			return nil, g.failed
 		}
-		if kind.forced {
-			g.forcedFrom = now.Add(forcedSpacing)
-		}
-		// The context has nothing of the request that starts the fetch, which others
-		// wait for as well; fetch itself bounds its time.
-		ctx, cancel := context.WithCancel(context.Background())
-		kind.cancel, kind.done = cancel, make(chan struct{})
-		g.flight = &kind
-		go g.fly(ctx, g.flight, fetch)
+		g.start(src, kind)
 	}
 	g.flight.waiting++
 	return g.flight, nil
 }
 
+// start begins a fetch. The caller holds mu.
+func (g *cachedGrant) start(src source, kind flight) {
+	now := time.Now()
+	if now.After(g.nextTry.Add(outageMemory)) {
+		g.forget()
+	}
+	if kind.trigger == triggerRejected {
+		g.forcedFrom = now.Add(forcedSpacing)
+	}
+	kind.began = now
+	if g.failed != nil {
+		// The latest that the endpoint is asked the next time, should this fetch fail too.
+		next := now.Add(src.limit() + g.failures.longest(g.failed.cause))
+		kind.outage = &unavailableError{cause: g.failed.cause, retryAt: next, waiting: true}
+	}
+	// The context has nothing of the request that starts the fetch, which others
+	// wait for as well; fetch itself bounds its time.
+	ctx, cancel := context.WithCancel(context.Background())
+	kind.cancel, kind.done = cancel, make(chan struct{})
+	g.flight = &kind
+	g.aheadFrom.Store(&never)
+	go g.fly(ctx, g.flight, src)
+}
+
+// never comes.
+var never = time.Unix(1<<40, 0)
+
 // fly runs one fetch to its end.
-func (g *cachedGrant) fly(ctx context.Context, f *flight, fetch fetchFunc) {
+func (g *cachedGrant) fly(ctx context.Context, f *flight, src source) {
 	defer close(f.done)
 	defer f.cancel()
-	granted, err := fetch(ctx)
+	result := src.fetch(ctx)
+	o := g.land(f, result)
+	if result.failure == nil || ctx.Err() == nil { // else nobody waits for it any more
+		src.report(o)
+	}
+}
 
+// land draws the conclusions from what a fetch came to.
+func (g *cachedGrant) land(f *flight, result fetched) outcome {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err != nil {
-		failed := unavailable(err)
-		f.err = failed
-		if g.flight == f {
-			g.flight, g.failed = nil, failed
-		}
-		return
-	}
-	if g.flight == f {
+	now := time.Now()
+	o := outcome{fetched: result, trigger: f.trigger, took: now.Sub(f.began)}
+	ended := g.flight != f
+	if !ended {
 		g.flight = nil
 	}
-	g.failed = nil
-	generation := g.generation
-	if f.token = g.store(granted); f.bare && generation == g.generation {
-		g.delayBare() // the same token again is no cure either
+	if result.failure == nil {
+		g.forget()
+		generation := g.generation
+		if f.token = g.store(result.granted); f.bare && generation == g.generation {
+			g.delayBare() // the same token again is no cure either
+		}
+		o.narrowed = g.narrows(result.granted.missingScope)
+		return o
 	}
+	failed := unavailableError{cause: result.failure, retryAt: now.Add(result.failure.retryAfter), forced: f.trigger == triggerRejected}
+	o.usable = g.usable(now) != nil
+	// Who has a rejected token has none.
+	row := backoffBackground
+	if !o.usable || failed.forced {
+		row = backoffFor(result.failure)
+	}
+	if !ended {
+		g.nextTry = now.Add(max(g.failures.next(row), result.failure.retryAfter))
+		o.retryAt = g.nextTry
+		g.aheadFrom.Store(&o.retryAt)
+		if row != backoffBackground { // else who comes without a token need not wait
+			failed.retryAt = g.nextTry
+		}
+		paused := failed
+		paused.waiting = true
+		g.failed = &paused
+	}
+	f.err = &failed
+	return o
 }
 
 // wait waits for the outcome of the fetch. Its token goes to those who waited for it
 // even if it was granted for less time than the answer took: none is newer.
 func (g *cachedGrant) wait(ctx context.Context, f *flight) (*token, error) {
 	defer g.leave(f)
+	var enough <-chan time.Time
+	if f.outage != nil {
+		timer := time.NewTimer(time.Until(f.began.Add(outagePatience)))
+		defer timer.Stop()
+		enough = timer.C
+	}
 	select {
 	case <-f.done:
 		return f.token, f.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
+	case <-enough:
+	}
+	select {
+	case <-f.done: // just now
+		return f.token, f.err
+	default:
+		return nil, f.outage
 	}
 }
 
@@ -314,28 +554,13 @@ func (g *cachedGrant) leave(f *flight) {
 // store puts a granted token into the cache. The same token once more keeps its
 // generation, as it can't cure a rejection. The caller holds mu.
 func (g *cachedGrant) store(granted grantedToken) *token {
-	margin := min(expiryMargin, granted.lifetime/10)
-	t := &token{value: granted.value, servedTo: granted.sent.Add(granted.lifetime - margin)}
+	t := newToken(granted)
 	if old := g.current.Load(); old == nil || old.value != t.value {
 		g.generation++
 	}
 	t.generation = g.generation
 	g.current.Store(t)
 	return t
-}
-
-// unavailable is what the callers of a failed fetch get, and those that come before
-// the endpoint is asked again.
-func unavailable(err error) *unavailableError {
-	failure, ok := errors.AsType[*fetchError](err)
-	if !ok {
-		failure = &fetchError{class: classUnreachable}
-	}
-	pause := pauseTransient
-	if failure.class == classRefused && !failure.unsent {
-		pause = pauseRefused
-	}
-	return &unavailableError{cause: failure, retryAt: time.Now().Add(max(pause, failure.retryAfter))}
 }
 
 // cured records that the upstream accepted a renewed token after a rejection.
@@ -372,10 +597,8 @@ func isNews(last *uint64, t *token) bool {
 }
 
 // narrows records which scopes the endpoint did not grant. It reports whether that
-// is news.
+// is news. The caller holds mu.
 func (g *cachedGrant) narrows(missing string) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	news := missing != g.narrowed
 	g.narrowed = missing
 	return news && missing != ""

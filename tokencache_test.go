@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,45 +15,80 @@ import (
 	"time"
 )
 
-// fetchStub is an endpoint in memory. It grants token-1, token-2, … or whatever
-// answer says.
+// fetchStub is a source with an endpoint in memory. It grants token-1, token-2, … or
+// whatever answer says.
 type fetchStub struct {
 	calls    atomic.Int64
 	takes    time.Duration
 	lifetime time.Duration // an hour if zero
-	answer   func(ctx context.Context, n int64) (grantedToken, error)
+	answer   func(ctx context.Context, n int64) (grantedToken, *fetchError)
+	changed  bool // the credential, since any failure
+
+	mu       sync.Mutex
+	outcomes []outcome // as reported
+	asked    []time.Time
 }
 
-func (s *fetchStub) fetch(ctx context.Context) (grantedToken, error) {
+func (s *fetchStub) fetch(ctx context.Context) fetched {
 	n, sent := s.calls.Add(1), time.Now()
+	s.mu.Lock()
+	s.asked = append(s.asked, sent)
+	s.mu.Unlock()
 	select {
 	case <-time.After(s.takes):
 	case <-ctx.Done():
-		return grantedToken{}, &fetchError{class: classUnreachable}
+		return fetched{failure: &fetchError{class: classUnreachable}}
 	}
 	granted := grantedToken{value: fmt.Sprintf("token-%d", n), sent: sent, lifetime: s.lifetime}
 	if granted.lifetime == 0 {
 		granted.lifetime = time.Hour
 	}
 	if s.answer == nil {
-		return granted, nil
+		return fetched{granted: granted}
 	}
-	answered, err := s.answer(ctx, n)
+	answered, failure := s.answer(ctx, n)
+	if failure != nil {
+		return fetched{failure: failure}
+	}
 	if answered.value != "" {
 		granted.value = answered.value
 	}
-	return granted, err
+	return fetched{granted: granted}
+}
+
+func (s *fetchStub) limit() time.Duration { return s.takes }
+
+func (s *fetchStub) changedSince(context.Context, *fetchError) bool { return s.changed }
+
+func (s *fetchStub) report(o outcome) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outcomes = append(s.outcomes, o)
+}
+
+// triggers lists why the endpoint was asked.
+func (s *fetchStub) triggers() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var list []string
+	for _, o := range s.outcomes {
+		list = append(list, string(o.trigger))
+	}
+	return strings.Join(list, " ")
 }
 
 // fails makes the stub answer with this error, or grant again if it is nil.
 func (s *fetchStub) fails(failure *fetchError) {
-	s.answer = func(context.Context, int64) (grantedToken, error) {
-		if failure == nil {
-			return grantedToken{}, nil
-		}
-		return grantedToken{}, failure
-	}
+	s.answer = func(context.Context, int64) (grantedToken, *fetchError) { return grantedToken{}, failure }
 }
+
+// sourceFunc is a source that is nothing but its fetch.
+type sourceFunc func(ctx context.Context) fetched
+
+func (f sourceFunc) fetch(ctx context.Context) fetched              { return f(ctx) }
+func (f sourceFunc) limit() time.Duration                           { return 0 }
+func (f sourceFunc) changedSince(context.Context, *fetchError) bool { return false }
+func (f sourceFunc) report(outcome)                                 {}
 
 func (s *fetchStub) wantCalls(t *testing.T, want int64) {
 	t.Helper()
@@ -70,7 +106,7 @@ func newTestGrant(t *testing.T) *cachedGrant {
 
 func mustGetToken(t *testing.T, g *cachedGrant, s *fetchStub) *token {
 	t.Helper()
-	token, err := g.get(t.Context(), s.fetch)
+	token, err := g.get(t.Context(), s)
 	if err != nil {
 		t.Fatalf("get: %v", err)
 	}
@@ -80,7 +116,7 @@ func mustGetToken(t *testing.T, g *cachedGrant, s *fetchStub) *token {
 // mustRenew gets another token for the rejected one.
 func mustRenewToken(t *testing.T, g *cachedGrant, rejected *token, bare bool, s *fetchStub) *token {
 	t.Helper()
-	token, err := g.renew(t.Context(), rejected, bare, s.fetch)
+	token, err := g.renew(t.Context(), rejected, bare, s)
 	if err != nil {
 		t.Fatalf("renew: %v", err)
 	}
@@ -92,7 +128,7 @@ func mustRenewToken(t *testing.T, g *cachedGrant, rejected *token, bare bool, s 
 
 func wantNotRenewed(t *testing.T, g *cachedGrant, rejected *token, bare bool, s *fetchStub) {
 	t.Helper()
-	if token, err := g.renew(t.Context(), rejected, bare, s.fetch); err != errNotRenewed || token != nil {
+	if token, err := g.renew(t.Context(), rejected, bare, s); err != errNotRenewed || token != nil {
 		t.Fatalf("renew: %v, %v; want no other token", token, err)
 	}
 }
@@ -115,12 +151,12 @@ func TestTokenIsServedUntilItsMargin(t *testing.T) {
 				g, s := newTestGrant(t), &fetchStub{lifetime: test.lifetime, takes: test.takes}
 				first := mustGetToken(t, g, s)
 				time.Sleep(test.servedFor - time.Nanosecond)
-				if g.usable() != first || mustGetToken(t, g, s) != first {
+				if g.usable(time.Now()) != first || mustGetToken(t, g, s) != first {
 					t.Error("the token is gone too early")
 				}
 				s.wantCalls(t, 1)
 				time.Sleep(time.Nanosecond)
-				if g.usable() != nil {
+				if g.usable(time.Now()) != nil {
 					t.Error("the token is served after it expired")
 				}
 				if second := mustGetToken(t, g, s); second.value != "token-2" || second.generation <= first.generation {
@@ -137,8 +173,8 @@ func TestTokenIsServedUntilItsMargin(t *testing.T) {
 func TestTokenThatExpiredOnItsWayGoesToThoseWhoWaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, s := newTestGrant(t), &fetchStub{lifetime: time.Second, takes: 3 * time.Second}
-		if token := mustGetToken(t, g, s); token.value != "token-1" || g.usable() != nil {
-			t.Errorf("got %q, cached %v", token.value, g.usable())
+		if token := mustGetToken(t, g, s); token.value != "token-1" || g.usable(time.Now()) != nil {
+			t.Errorf("got %q, cached %v", token.value, g.usable(time.Now()))
 		}
 		if token := mustGetToken(t, g, s); token.value != "token-2" {
 			t.Errorf("got %q", token.value)
@@ -154,10 +190,10 @@ func TestLifetimeIsMeasuredWithTheMonotonicClock(t *testing.T) {
 	g.mu.Lock()
 	stored := g.store(grantedToken{value: "a", sent: sent, lifetime: time.Minute})
 	g.mu.Unlock()
-	if got := stored.servedTo.Sub(sent); got != 54*time.Second {
+	if got := stored.servedTo.monotonic.Sub(sent); got != 54*time.Second {
 		t.Errorf("served for %v", got)
 	}
-	if stored.servedTo == stored.servedTo.Round(0) { //nolint:staticcheck // also compares the monotonic reading
+	if stored.servedTo.monotonic == stored.servedTo.monotonic.Round(0) { //nolint:staticcheck // also compares the monotonic reading
 		t.Error("the expiry has lost its monotonic reading")
 	}
 }
@@ -168,7 +204,7 @@ func TestConcurrentCallersShareOneFetch(t *testing.T) {
 		var wait sync.WaitGroup
 		for range 10_000 {
 			wait.Go(func() {
-				if token, err := g.get(t.Context(), s.fetch); err != nil || token.value != "token-1" {
+				if token, err := g.get(t.Context(), s); err != nil || token.value != "token-1" {
 					t.Errorf("got %v, %v", token, err)
 				}
 			})
@@ -185,7 +221,7 @@ func TestConcurrentCallersShareOneFailure(t *testing.T) {
 		var wait sync.WaitGroup
 		for range 1000 {
 			wait.Go(func() {
-				_, err := g.get(t.Context(), s.fetch)
+				_, err := g.get(t.Context(), s)
 				if failure, ok := errors.AsType[*unavailableError](err); !ok || failure.waiting || failure.cause.status != 503 {
 					t.Errorf("got %v", err)
 				}
@@ -205,7 +241,7 @@ func TestCancelledCallerEndsItsOwnWaitAlone(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), timeout)
 			wait.Go(func() {
 				defer cancel()
-				token, err := g.get(ctx, s.fetch)
+				token, err := g.get(ctx, s)
 				if !errors.Is(err, want) || (err == nil) != (token != nil) {
 					t.Errorf("got %v, %v; want error %v", token, err, want)
 				}
@@ -228,12 +264,12 @@ func TestFetchThatNobodyWaitsForFillsTheCache(t *testing.T) {
 		g, s := newTestGrant(t), &fetchStub{takes: 5 * time.Second}
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(time.Second, cancel)
-		if _, err := g.get(ctx, s.fetch); !errors.Is(err, context.Canceled) {
+		if _, err := g.get(ctx, s); !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
 		time.Sleep(4 * time.Second)
 		synctest.Wait()
-		if token := g.usable(); token == nil || token.value != "token-1" {
+		if token := g.usable(time.Now()); token == nil || token.value != "token-1" {
 			t.Errorf("cached %v", token)
 		}
 		s.wantCalls(t, 1)
@@ -245,7 +281,7 @@ func TestFetchRunsOnAContextOfItsOwn(t *testing.T) {
 		type key struct{}
 		g, s := newTestGrant(t), new(fetchStub)
 		ctx, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "of the request"))
-		s.answer = func(fetching context.Context, _ int64) (grantedToken, error) {
+		s.answer = func(fetching context.Context, _ int64) (grantedToken, *fetchError) {
 			cancel()
 			if fetching.Value(key{}) != nil {
 				t.Error("the fetch sees values of the request")
@@ -255,9 +291,9 @@ func TestFetchRunsOnAContextOfItsOwn(t *testing.T) {
 			}
 			return grantedToken{}, nil
 		}
-		_, _ = g.get(ctx, s.fetch)
+		_, _ = g.get(ctx, s)
 		synctest.Wait()
-		if g.usable() == nil {
+		if g.usable(time.Now()) == nil {
 			t.Error("no token")
 		}
 	})
@@ -291,10 +327,10 @@ func TestReleasedGrantEndsAFetchThatNobodyWaitsFor(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g, s, start := newTestGrant(t), &fetchStub{takes: time.Minute}, time.Now()
 				ended := make(chan time.Duration, 1)
-				fetch := func(ctx context.Context) (grantedToken, error) {
+				fetch := sourceFunc(func(ctx context.Context) fetched {
 					defer func() { ended <- time.Since(start) }()
 					return s.fetch(ctx)
-				}
+				})
 				for _, wait := range test.waits {
 					ctx, cancel := context.WithTimeout(t.Context(), wait*time.Second)
 					defer cancel()
@@ -316,15 +352,15 @@ func TestEndedFetchIsNotJoined(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := new(cachedGrant)
 		calls := 0
-		fetch := func(ctx context.Context) (grantedToken, error) {
+		fetch := sourceFunc(func(ctx context.Context) fetched {
 			calls++
 			if calls > 1 {
-				return grantedToken{value: "second", sent: time.Now(), lifetime: time.Hour}, nil
+				return fetched{granted: grantedToken{value: "second", sent: time.Now(), lifetime: time.Hour}}
 			}
 			<-ctx.Done()
 			time.Sleep(time.Second) // until it has noticed
-			return grantedToken{}, &fetchError{class: classUnreachable}
-		}
+			return fetched{failure: &fetchError{class: classUnreachable}}
+		})
 		ctx, leave := context.WithCancel(t.Context())
 		go func() { _, _ = g.get(ctx, fetch) }()
 		synctest.Wait()
@@ -351,10 +387,10 @@ func TestReleasedGrantRenewsNothingInBackground(t *testing.T) {
 			if released {
 				_ = g.Destruct()
 			}
-			g.renewInBackground(first, false, s.fetch)
+			g.renewInBackground(first, false, s)
 			time.Sleep(s.takes)
 			synctest.Wait()
-			if renewed := g.usable() != first; renewed == released {
+			if renewed := g.usable(time.Now()) != first; renewed == released {
 				t.Errorf("renewed: %v", renewed)
 			}
 		})
@@ -363,51 +399,45 @@ func TestReleasedGrantRenewsNothingInBackground(t *testing.T) {
 
 func TestEndpointIsLeftAloneAfterAFailure(t *testing.T) {
 	for name, test := range map[string]struct {
-		failure error
-		pause   time.Duration
+		failure     fetchError
+		least, most time.Duration // of the first pause
 	}{
-		"unreachable":                  {&fetchError{class: classUnreachable}, time.Second},
-		"timeout":                      {&fetchError{class: classTimeout}, time.Second},
-		"server error":                 {&fetchError{class: classServerError}, time.Second},
-		"unreadable":                   {&fetchError{class: classInvalidResponse}, time.Second},
-		"refused":                      {&fetchError{class: classRefused}, 15 * time.Second},
-		"nothing sent":                 {&fetchError{class: classRefused, unsent: true}, time.Second},
-		"unknown":                      {errors.New("unknown"), time.Second},
-		"short Retry-After":            {&fetchError{class: classServerError, retryAfter: time.Millisecond}, time.Second},
-		"long Retry-After":             {&fetchError{class: classServerError, retryAfter: time.Minute}, time.Minute},
-		"longest Retry-After":          {&fetchError{class: classServerError, retryAfter: maxRetryAfter}, time.Hour},
-		"refused, short Retry-After":   {&fetchError{class: classRefused, retryAfter: time.Second}, 15 * time.Second},
-		"refused, longest Retry-After": {&fetchError{class: classRefused, retryAfter: maxRetryAfter}, time.Hour},
+		"unreachable":                  {fetchError{class: classUnreachable}, 800 * time.Millisecond, 1200 * time.Millisecond},
+		"timeout":                      {fetchError{class: classTimeout}, 800 * time.Millisecond, 1200 * time.Millisecond},
+		"server error":                 {fetchError{class: classServerError}, 800 * time.Millisecond, 1200 * time.Millisecond},
+		"unreadable":                   {fetchError{class: classInvalidResponse}, 800 * time.Millisecond, 1200 * time.Millisecond},
+		"refused":                      {fetchError{class: classRefused}, 12 * time.Second, 18 * time.Second},
+		"nothing sent":                 {fetchError{class: classRefused, unsent: true}, 800 * time.Millisecond, 1200 * time.Millisecond},
+		"short Retry-After":            {fetchError{class: classServerError, retryAfter: time.Millisecond}, 800 * time.Millisecond, 1200 * time.Millisecond},
+		"long Retry-After":             {fetchError{class: classServerError, retryAfter: time.Minute}, time.Minute, time.Minute},
+		"longest Retry-After":          {fetchError{class: classServerError, retryAfter: maxRetryAfter}, time.Hour, time.Hour},
+		"refused, short Retry-After":   {fetchError{class: classRefused, retryAfter: time.Second}, 12 * time.Second, 18 * time.Second},
+		"refused, longest Retry-After": {fetchError{class: classRefused, retryAfter: maxRetryAfter}, time.Hour, time.Hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				g, s := newTestGrant(t), &fetchStub{takes: 2 * time.Second}
-				s.answer = func(context.Context, int64) (grantedToken, error) { return grantedToken{}, test.failure }
-				wantFailure := func(waiting bool, retryAt time.Time) {
-					t.Helper()
-					_, err := g.get(t.Context(), s.fetch)
-					failure, ok := errors.AsType[*unavailableError](err)
-					if !ok || failure.waiting != waiting || !failure.retryAt.Equal(retryAt) {
-						t.Fatalf("got %#v", err)
-					}
-					var cause *fetchError
-					if errors.As(test.failure, &cause) && failure.cause != cause {
-						t.Errorf("the cause is %v", failure.cause)
-					}
-				}
+				s.fails(&test.failure)
 				// The pause counts from when the fetch failed.
-				wantFailure(false, time.Now().Add(s.takes+test.pause))
-				retryAt := time.Now().Add(test.pause)
-				wantFailure(true, retryAt)
-				time.Sleep(test.pause - time.Nanosecond)
-				start := time.Now()
-				wantFailure(true, retryAt)
-				if time.Since(start) != 0 {
-					t.Error("a caller had to wait")
+				first := wantUnavailable(t, g, s, false)
+				retryAt := first.retryAt
+				if pause := time.Until(retryAt); pause < test.least || pause > test.most || first.cause != &test.failure {
+					t.Errorf("a pause of %v after %v; want %v to %v", pause, first.cause, test.least, test.most)
+				}
+				for _, wait := range []time.Duration{0, time.Until(retryAt) - time.Nanosecond} {
+					time.Sleep(wait)
+					start := time.Now()
+					if later := wantUnavailable(t, g, s, true); later.retryAt != retryAt || later.cause != &test.failure {
+						t.Errorf("%v until %v, was until %v", later.cause, later.retryAt, retryAt)
+					}
+					if time.Since(start) != 0 {
+						t.Error("a caller had to wait")
+					}
 				}
 				s.wantCalls(t, 1)
 
 				time.Sleep(time.Nanosecond)
+				s.takes = 0
 				s.fails(nil)
 				if token := mustGetToken(t, g, s); token.value != "token-2" {
 					t.Errorf("got %q", token.value)
@@ -418,12 +448,23 @@ func TestEndpointIsLeftAloneAfterAFailure(t *testing.T) {
 	}
 }
 
+// wantUnavailable wants no token, without or with having waited for the endpoint.
+func wantUnavailable(t *testing.T, g *cachedGrant, s *fetchStub, waiting bool) *unavailableError {
+	t.Helper()
+	_, err := g.get(t.Context(), s)
+	failure, ok := errors.AsType[*unavailableError](err)
+	if !ok || failure.waiting != waiting {
+		t.Fatalf("got %#v", err)
+	}
+	return failure
+}
+
 func TestSuccessEndsThePause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, s := newTestGrant(t), &fetchStub{lifetime: 20 * time.Second}
 		s.fails(&fetchError{class: classRefused})
-		_, _ = g.get(t.Context(), s.fetch)
-		time.Sleep(pauseRefused)
+		_, _ = g.get(t.Context(), s)
+		time.Sleep(18 * time.Second)
 		s.fails(nil)
 		token := mustGetToken(t, g, s)
 		mustRenewToken(t, g, token, false, s) // no trace of the failure
@@ -436,23 +477,23 @@ func TestFailedRenewalLeavesTheToken(t *testing.T) {
 		g, s := newTestGrant(t), new(fetchStub)
 		first := mustGetToken(t, g, s)
 		s.fails(&fetchError{class: classRefused})
-		if _, err := g.renew(t.Context(), first, false, s.fetch); err == nil {
+		if _, err := g.renew(t.Context(), first, false, s); err == nil {
 			t.Fatal("renewed")
 		}
-		if g.usable() != first || mustGetToken(t, g, s) != first {
+		if g.usable(time.Now()) != first || mustGetToken(t, g, s) != first {
 			t.Error("the token at hand is gone")
 		}
 		// Neither the spacing of renewals nor the pause lets another through, and the
 		// upstream's rejection is not the answer either.
 		for _, wait := range []time.Duration{0, forcedSpacing} {
 			time.Sleep(wait)
-			_, err := g.renew(t.Context(), first, false, s.fetch)
+			_, err := g.renew(t.Context(), first, false, s)
 			if failure, ok := errors.AsType[*unavailableError](err); !ok || !failure.waiting || !failure.retryAt.After(time.Now()) {
 				t.Errorf("got %v", err)
 			}
 		}
 		s.wantCalls(t, 2)
-		time.Sleep(pauseRefused - forcedSpacing)
+		time.Sleep(18*time.Second - forcedSpacing)
 		s.fails(nil)
 		mustRenewToken(t, g, first, false, s)
 	})
@@ -479,7 +520,7 @@ func TestForcedRenewalsAreSpaced(t *testing.T) {
 			rejected := mustRenewToken(t, g, mustGetToken(t, g, s), bare, s)
 			time.Sleep(forcedSpacing - s.takes - time.Nanosecond) // it counts from the start of the renewal
 			wantNotRenewed(t, g, rejected, bare, s)
-			g.renewInBackground(rejected, bare, s.fetch)
+			g.renewInBackground(rejected, bare, s)
 			synctest.Wait()
 			s.wantCalls(t, 2)
 			time.Sleep(time.Nanosecond)
@@ -561,20 +602,20 @@ func TestUncuredInvalidTokenDoesNotSlowRenewalsDown(t *testing.T) {
 func TestIdenticalTokenCuresNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, s := newTestGrant(t), &fetchStub{lifetime: 100 * time.Second}
-		s.answer = func(context.Context, int64) (grantedToken, error) { return grantedToken{value: "same"}, nil }
+		s.answer = func(context.Context, int64) (grantedToken, *fetchError) { return grantedToken{value: "same"}, nil }
 		first := mustGetToken(t, g, s)
 		time.Sleep(50 * time.Second)
 		wantNotRenewed(t, g, first, false, s)
 		s.wantCalls(t, 2)
-		again := g.usable()
-		if again.generation != first.generation || !again.servedTo.After(first.servedTo) {
-			t.Errorf("generation %d until %v, was %d until %v", again.generation, again.servedTo, first.generation, first.servedTo)
+		again := g.usable(time.Now())
+		if again.generation != first.generation || !again.servedTo.wall.After(first.servedTo.wall) {
+			t.Errorf("generation %d until %v, was %d until %v", again.generation, again.servedTo.wall, first.generation, first.servedTo.wall)
 		}
 		// Whatever came in between, it is another token when it is handed out later.
 		s.answer = nil
 		time.Sleep(forcedSpacing)
 		other := mustRenewToken(t, g, again, false, s)
-		s.answer = func(context.Context, int64) (grantedToken, error) { return grantedToken{value: "same"}, nil }
+		s.answer = func(context.Context, int64) (grantedToken, *fetchError) { return grantedToken{value: "same"}, nil }
 		time.Sleep(forcedSpacing)
 		mustRenewToken(t, g, other, false, s)
 	})
@@ -583,7 +624,7 @@ func TestIdenticalTokenCuresNothing(t *testing.T) {
 func TestIdenticalTokenSlowsBareRenewalsDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, s := newTestGrant(t), &fetchStub{lifetime: time.Hour}
-		s.answer = func(context.Context, int64) (grantedToken, error) { return grantedToken{value: "same"}, nil }
+		s.answer = func(context.Context, int64) (grantedToken, *fetchError) { return grantedToken{value: "same"}, nil }
 		first := mustGetToken(t, g, s)
 		wantNotRenewed(t, g, first, true, s)
 		s.wantCalls(t, 2)
@@ -607,7 +648,7 @@ func TestRenewalJoinsAFetchInProgress(t *testing.T) {
 		renewAll := func() {
 			for i := range 500 {
 				wait.Go(func() {
-					if token, err := g.renew(t.Context(), first, i%2 == 0, s.fetch); err != nil || token.value != "token-2" {
+					if token, err := g.renew(t.Context(), first, i%2 == 0, s); err != nil || token.value != "token-2" {
 						t.Errorf("got %v, %v", token, err)
 					}
 				})
@@ -630,14 +671,14 @@ func TestRenewalInBackground(t *testing.T) {
 		first := mustGetToken(t, g, s)
 		start := time.Now()
 		for range 3 {
-			g.renewInBackground(first, true, s.fetch)
+			g.renewInBackground(first, true, s)
 		}
 		if time.Since(start) != 0 {
 			t.Error("the caller had to wait")
 		}
 		time.Sleep(s.takes)
 		synctest.Wait()
-		if token := g.usable(); token == nil || token.value != "token-2" {
+		if token := g.usable(time.Now()); token == nil || token.value != "token-2" {
 			t.Errorf("cached %v", token)
 		}
 		s.wantCalls(t, 2)
@@ -650,12 +691,12 @@ func TestRenewalEndsWithItsCaller(t *testing.T) {
 		first := mustGetToken(t, g, s)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := g.renew(ctx, first, false, s.fetch); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := g.renew(ctx, first, false, s); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if g.usable() == first {
+		if g.usable(time.Now()) == first {
 			t.Error("the renewal ended with the caller")
 		}
 	})
@@ -670,7 +711,10 @@ func TestNarrowedScopeIsToldOnce(t *testing.T) {
 		{"", false}, {"write", true}, {"write", false}, {"write admin", true}, {"write admin", false},
 		{"", false}, {"", false}, {"write", true},
 	} {
-		if got := g.narrows(step.missing); got != step.news {
+		g.mu.Lock()
+		got := g.narrows(step.missing)
+		g.mu.Unlock()
+		if got != step.news {
 			t.Errorf("step %d: %q is news: %v", i, step.missing, got)
 		}
 	}
@@ -739,20 +783,20 @@ func TestGrantUnderMixedLoad(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, s := newTestGrant(t), &fetchStub{lifetime: 3 * time.Second, takes: 300 * time.Millisecond}
 		var flying atomic.Int32
-		fetch := func(ctx context.Context) (grantedToken, error) {
+		fetch := sourceFunc(func(ctx context.Context) fetched {
 			if flying.Add(1) > 1 {
 				t.Error("two fetches at a time")
 			}
 			defer flying.Add(-1)
-			granted, err := s.fetch(ctx)
+			result := s.fetch(ctx)
 			switch s.calls.Load() % 5 {
 			case 3:
-				return grantedToken{}, &fetchError{class: classServerError}
+				return fetched{failure: &fetchError{class: classServerError}}
 			case 4, 0:
-				granted.value = "same"
+				result.granted.value = "same"
 			}
-			return granted, err
-		}
+			return result
+		})
 		var wait sync.WaitGroup
 		var tokens, failures atomic.Int64
 		for range 64 {
@@ -761,7 +805,7 @@ func TestGrantUnderMixedLoad(t *testing.T) {
 				for range 300 {
 					time.Sleep(rand.N(time.Second))
 					ctx, cancel := context.WithTimeout(t.Context(), rand.N(2*time.Second))
-					current, err := g.usable(), error(nil)
+					current, err := g.usable(time.Now()), error(nil)
 					if current == nil {
 						current, err = g.get(ctx, fetch)
 					}
@@ -811,7 +855,7 @@ func TestGrantUnderConcurrentUse(t *testing.T) {
 	for i := range values {
 		wait.Go(func() {
 			for n := range 500 {
-				current, err := g.get(t.Context(), s.fetch)
+				current, err := g.get(t.Context(), s)
 				if err != nil {
 					t.Errorf("get: %v", err)
 					return
@@ -819,7 +863,7 @@ func TestGrantUnderConcurrentUse(t *testing.T) {
 				values[i] = append(values[i], current.value)
 				switch n % 4 {
 				case 0:
-					if _, err := g.renew(t.Context(), current, n%8 == 0, s.fetch); err != nil && err != errNotRenewed {
+					if _, err := g.renew(t.Context(), current, n%8 == 0, s); err != nil && err != errNotRenewed {
 						t.Errorf("renew: %v", err)
 					}
 				case 1:
@@ -831,7 +875,7 @@ func TestGrantUnderConcurrentUse(t *testing.T) {
 		})
 	}
 	wait.Wait()
-	if g.usable() == nil && len(slices.Concat(values...)) != 4000 {
+	if g.usable(time.Now()) == nil && len(slices.Concat(values...)) != 4000 {
 		t.Error("calls without a token")
 	}
 }

@@ -15,8 +15,8 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -54,6 +54,29 @@ type grantRequest struct {
 	resource     []string
 	params       map[string][]string
 	headers      map[string][]string
+}
+
+// key identifies what is asked for and with which credential.
+func (r grantRequest) key() grantKey {
+	return newGrantKey(r.fields()...)
+}
+
+func (r grantRequest) fields() [][]string {
+	return [][]string{
+		{r.endpoint, r.clientID, r.clientSecret, r.authMethod, r.format},
+		r.scopes, r.audience, r.resource, flatten(r.params), flatten(r.headers),
+	}
+}
+
+// flatten lists names and values in a fixed order, each name with the number of
+// its values.
+func flatten(named map[string][]string) []string {
+	var list []string
+	for _, name := range slices.Sorted(maps.Keys(named)) {
+		list = append(list, name, strconv.Itoa(len(named[name])))
+		list = append(list, named[name]...)
+	}
+	return list
 }
 
 // optionParams are the parameters that belong to an option of their own.
@@ -182,14 +205,18 @@ type tokenClient struct {
 // fetch asks for a token, again where that may help and has not been ruled out by
 // the endpoint. resolve gives the request with its placeholders resolved; it is
 // called once more when the endpoint refuses the client, in case the credential
-// has been replaced meanwhile. Errors are of type *fetchError.
-func (c *tokenClient) fetch(ctx context.Context, resolve func() (grantRequest, error)) (grantedToken, error) {
+// has been replaced meanwhile.
+func (c *tokenClient) fetch(ctx context.Context, resolve func(context.Context) (grantRequest, error)) (grantedToken, *fetchError) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 
-	request, err := resolve()
+	request, err := resolve(ctx)
 	if err != nil {
-		return grantedToken{}, &fetchError{class: classRefused, unsent: true, detail: err.Error()}
+		failure := &fetchError{class: classRefused, unsent: true, detail: err.Error()}
+		if ctx.Err() != nil {
+			failure.class = classTimeout
+		}
+		return grantedToken{}, failure
 	}
 	resolvedAgain := false
 	for retries := 0; ; {
@@ -197,9 +224,10 @@ func (c *tokenClient) fetch(ctx context.Context, resolve func() (grantRequest, e
 		if failure == nil {
 			return granted, nil
 		}
+		failure.asked = request.key()
 		if failure.refusesClient() && !resolvedAgain {
 			resolvedAgain = true
-			if again, err := resolve(); err == nil && !reflect.DeepEqual(again, request) {
+			if again, err := resolve(ctx); err == nil && again.key() != failure.asked {
 				request = again
 				continue
 			}

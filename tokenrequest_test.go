@@ -50,7 +50,7 @@ func onWire(t *testing.T, request grantRequest, answer cannedAnswer) []wireReque
 		sent = append(sent, wireRequest{req.Method, req.URL.String(), req.Header.Clone(), string(body)})
 		return answer.RoundTrip(req)
 	})}
-	_, _ = client.fetch(t.Context(), func() (grantRequest, error) { return request, nil })
+	_, _ = client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return request, nil })
 	return sent
 }
 
@@ -290,9 +290,9 @@ func TestOnlyWhatMayPassIsTriedAgain(t *testing.T) {
 				endpoint := &scriptedEndpoint{steps: test.steps}
 				client := &tokenClient{transport: endpoint, timeout: 10 * time.Second}
 				start := time.Now()
-				_, err := client.fetch(t.Context(), func() (grantRequest, error) { return cannedRequest, nil })
+				_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return cannedRequest, nil })
 				code := ""
-				if failure, ok := errors.AsType[*fetchError](err); ok {
+				if failure != nil {
 					code = failure.errorCode()
 				}
 				if len(endpoint.asked) != test.want || code != test.code {
@@ -335,10 +335,9 @@ func TestRetriesKeepToTheTimeout(t *testing.T) {
 				endpoint := &scriptedEndpoint{steps: []http.RoundTripper{test.step}}
 				client := &tokenClient{transport: endpoint, timeout: test.timeout}
 				start := time.Now()
-				_, err := client.fetch(t.Context(), func() (grantRequest, error) { return cannedRequest, nil })
-				failure, ok := errors.AsType[*fetchError](err)
-				if !ok || failure.errorCode() != test.code || len(endpoint.asked) != test.want {
-					t.Errorf("%d requests, %v; want %d, %s", len(endpoint.asked), err, test.want, test.code)
+				_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return cannedRequest, nil })
+				if failure == nil || failure.errorCode() != test.code || len(endpoint.asked) != test.want {
+					t.Errorf("%d requests, %v; want %d, %s", len(endpoint.asked), failure, test.want, test.code)
 				}
 				if taken := time.Since(start); taken > test.timeout {
 					t.Errorf("took %v of %v", taken, test.timeout)
@@ -359,9 +358,9 @@ func TestCancellationEndsAFetch(t *testing.T) {
 				time.AfterFunc(100*time.Millisecond, cancel)
 				client := &tokenClient{transport: &scriptedEndpoint{steps: []http.RoundTripper{step}}, timeout: 10 * time.Second}
 				start := time.Now()
-				_, err := client.fetch(ctx, func() (grantRequest, error) { return cannedRequest, nil })
-				if taken := time.Since(start); err == nil || taken != 100*time.Millisecond {
-					t.Errorf("%v after %v", err, taken)
+				_, failure := client.fetch(ctx, func(context.Context) (grantRequest, error) { return cannedRequest, nil })
+				if taken := time.Since(start); failure == nil || taken != 100*time.Millisecond {
+					t.Errorf("%v after %v", failure, taken)
 				}
 			})
 		})
@@ -400,7 +399,7 @@ func TestRefusedClientIsTriedOnceMoreWithAChangedCredential(t *testing.T) {
 					endpoint := &scriptedEndpoint{steps: []http.RoundTripper{test.answer}}
 					client := &tokenClient{transport: endpoint, timeout: 10 * time.Second}
 					calls := 0
-					_, err := client.fetch(t.Context(), func() (grantRequest, error) {
+					_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) {
 						request := cannedRequest
 						request.clientSecret = resolved.secrets[calls]
 						if calls++; request.clientSecret == "" {
@@ -415,8 +414,8 @@ func TestRefusedClientIsTriedOnceMoreWithAChangedCredential(t *testing.T) {
 					if len(endpoint.asked) != wantSent || calls != wantCalls {
 						t.Errorf("%d requests, resolved %d times; want %d and %d", len(endpoint.asked), calls, wantSent, wantCalls)
 					}
-					if failure, ok := errors.AsType[*fetchError](err); !ok || failure.status != test.answer.status {
-						t.Errorf("got %v, want what the endpoint said", err)
+					if failure == nil || failure.status != test.answer.status {
+						t.Errorf("got %v, want what the endpoint said", failure)
 					}
 					if last := endpoint.asked[len(endpoint.asked)-1]; !last.Equal(endpoint.asked[0]) {
 						t.Errorf("waited %v", last.Sub(endpoint.asked[0]))
@@ -430,10 +429,11 @@ func TestRefusedClientIsTriedOnceMoreWithAChangedCredential(t *testing.T) {
 func TestCredentialThatCannotBeResolvedIsNotSent(t *testing.T) {
 	endpoint := &scriptedEndpoint{steps: []http.RoundTripper{anyToken}}
 	client := &tokenClient{transport: endpoint, timeout: time.Minute}
-	_, err := client.fetch(t.Context(), func() (grantRequest, error) { return grantRequest{}, errors.New("client_secret: no such file") })
-	failure, ok := errors.AsType[*fetchError](err)
-	if !ok || failure.class != classRefused || !failure.unsent || failure.detail != "client_secret: no such file" {
-		t.Errorf("got %v", err)
+	_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) {
+		return grantRequest{}, errors.New("client_secret: no such file")
+	})
+	if failure == nil || failure.class != classRefused || !failure.unsent || failure.detail != "client_secret: no such file" {
+		t.Errorf("got %v", failure)
 	}
 	if len(endpoint.asked) != 0 {
 		t.Error("a token request was sent")
@@ -601,10 +601,9 @@ func TestHangIsATimeout(t *testing.T) {
 			client := &tokenClient{transport: caddyTransport(t, "{}"), timeout: 300 * time.Millisecond}
 			request := cannedRequest
 			request.endpoint = "http://" + peer + "/token?key=query-canary"
-			_, err := client.fetch(t.Context(), func() (grantRequest, error) { return request, nil })
-			failure, ok := errors.AsType[*fetchError](err)
-			if !ok || failure.class != classTimeout || failure.detail != "no answer in time" || strings.Contains(err.Error(), "canary") {
-				t.Errorf("got %v", err)
+			_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return request, nil })
+			if failure == nil || failure.class != classTimeout || failure.detail != "no answer in time" || strings.Contains(failure.Error(), "canary") {
+				t.Errorf("got %v", failure)
 			}
 		})
 	}

@@ -34,9 +34,10 @@ type grantedToken struct {
 	sent          time.Time // when the request was sent, from which the lifetime counts
 	lifetime      time.Duration
 	lifetimeKnown bool
-	scope         string // as answered
-	scopeKnown    bool   // the answer has a scope; without, it is as asked (RFC 6749 §5.1)
-	missingScope  string // asked, but not granted
+	refreshIn     time.Duration // when the endpoint wants the token renewed, 0 if it doesn't say
+	scope         string        // as answered
+	scopeKnown    bool          // the answer has a scope; without, it is as asked (RFC 6749 §5.1)
+	missingScope  string        // asked, but not granted
 }
 
 // failureClass is the kind of a failed fetch. Its text is the error code where the
@@ -63,6 +64,7 @@ type fetchError struct {
 	hint       string        // what may help
 	retryAfter time.Duration // as the endpoint asked, 0 without
 	unsent     bool          // nothing was sent; the configuration is at fault
+	asked      grantKey      // what was sent
 }
 
 // Error implements error.
@@ -131,7 +133,7 @@ func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	answer, failure := t.vet(res, body)
 	if failure != nil {
 		failure.status = res.StatusCode
-		failure.retryAfter = retryAfter(res.Header.Get("Retry-After"), t.now())
+		failure.retryAfter = retryAfter(res.Header, t.now())
 		return nil, failure
 	}
 	normalized, err := json.Marshal(map[string]string{"access_token": answer.accessToken, "token_type": "Bearer"})
@@ -168,6 +170,7 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *f
 	default:
 		t.granted.scope, t.granted.scopeKnown = answer.scope, answer.scopeKnown
 		t.granted.lifetime, t.granted.lifetimeKnown = answer.lifetime(t.now())
+		t.granted.refreshIn, _ = parseSeconds(answer.refreshIn)
 		return answer, nil
 	}
 	return answer, invalid
@@ -256,6 +259,7 @@ type tokenAnswer struct {
 	accessToken      string
 	tokenType        string
 	expiresIn        string // the number as it stands, empty if there is none
+	refreshIn        string // likewise: refresh_in, by which some servers recommend when to renew
 	scope            string
 	scopeKnown       bool
 	hasError         bool
@@ -281,7 +285,8 @@ func (a *tokenAnswer) parse(body []byte, contentType string) bool {
 	if err != nil || !form.Has("access_token") && !form.Has("error") {
 		return false
 	}
-	a.accessToken, a.tokenType, a.expiresIn = form.Get("access_token"), form.Get("token_type"), form.Get("expires_in")
+	a.accessToken, a.tokenType = form.Get("access_token"), form.Get("token_type")
+	a.expiresIn, a.refreshIn = form.Get("expires_in"), form.Get("refresh_in")
 	a.scope, a.scopeKnown = form.Get("scope"), form.Has("scope")
 	a.errorCode, a.errorDescription = form.Get("error"), form.Get("error_description")
 	a.hasError = a.errorCode != ""
@@ -301,9 +306,13 @@ func (a *tokenAnswer) fromJSON(members map[string]json.RawMessage) {
 	}
 	a.scope = text("scope")
 	a.scopeKnown = strings.HasPrefix(string(members["scope"]), `"`)
-	if a.expiresIn = text("expires_in"); a.expiresIn == "" {
-		a.expiresIn = string(members["expires_in"])
+	number := func(name string) string {
+		if s := text(name); s != "" {
+			return s
+		}
+		return string(members[name])
 	}
+	a.expiresIn, a.refreshIn = number("expires_in"), number("refresh_in")
 	// An error of another type than a string is still an error, but for the values
 	// with which a server says that there is none.
 	a.hasError = present(members["error"]) && !slices.Contains([]string{`""`, "false", "0"}, string(members["error"]))
@@ -389,15 +398,20 @@ func missingScope(asked []string, granted grantedToken) string {
 	return strings.Join(missing, " ")
 }
 
-// retryAfter reads a Retry-After of either form (RFC 9110 §10.2.3).
-func retryAfter(value string, now time.Time) time.Duration {
-	seconds, err := strconv.ParseUint(strings.TrimSpace(value), 10, 64)
+// retryAfter reads a Retry-After of either form (RFC 9110 §10.2.3). A date counts from the
+// endpoint's own, if it gives that, whatever the clock here says.
+func retryAfter(header http.Header, now time.Time) time.Duration {
+	value := strings.TrimSpace(header.Get("Retry-After"))
+	seconds, err := strconv.ParseUint(value, 10, 64)
 	if err == nil || errors.Is(err, strconv.ErrRange) {
 		return time.Duration(min(seconds, uint64(maxRetryAfter/time.Second))) * time.Second
 	}
 	date, err := http.ParseTime(value)
 	if err != nil {
 		return 0
+	}
+	if answered, err := http.ParseTime(header.Get("Date")); err == nil {
+		now = answered
 	}
 	return min(max(date.Sub(now), 0), maxRetryAfter)
 }

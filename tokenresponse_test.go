@@ -208,6 +208,22 @@ func cannedJWT(payload string) string {
 	return encode([]byte(`{"alg":"RS256"}`)) + "." + encode([]byte(payload)) + "." + encode([]byte("signature"))
 }
 
+func TestRefreshInIsRead(t *testing.T) {
+	for refreshIn, want := range map[string]time.Duration{
+		`1800`: 30 * time.Minute, `"1800"`: 30 * time.Minute, `1799.5`: 1799*time.Second + 500*time.Millisecond,
+		`0`: 0, `-1`: 0, `null`: 0, `"soon"`: 0, `1e300`: 0, `{}`: 0, `true`: 0,
+	} {
+		granted := grantOf(t, cannedAnswer{body: `{"access_token":"tok-1","expires_in":3600,"refresh_in":` + refreshIn + `}`})
+		if granted.refreshIn != want || granted.lifetime != time.Hour {
+			t.Errorf("%s: renewed in %v of %v, want %v", refreshIn, granted.refreshIn, granted.lifetime, want)
+		}
+	}
+	form := cannedAnswer{header: withType("application/x-www-form-urlencoded"), body: "access_token=tok-1&refresh_in=60"}
+	if granted := grantOf(t, form); granted.refreshIn != time.Minute {
+		t.Errorf("in a form: renewed in %v", granted.refreshIn)
+	}
+}
+
 func TestLifetimeOfJWTIsTheShorterOfWhatIsTold(t *testing.T) {
 	const now = 946684800 // when a synctest bubble begins
 	claims := func(exp, iat int) string { return cannedJWT(fmt.Sprintf(`{"iat":%d,"exp":%d}`, now+iat, now+exp)) }
@@ -539,8 +555,19 @@ func TestRetryAfterIsReadAndBounded(t *testing.T) {
 		"Fri, 31 Dec 9999 23:59:59 GMT":  time.Hour,
 		"Sat, 01 Jan 0000 00:00:00 GMT":  0,
 	} {
-		if got := retryAfter(value, now); got != want {
+		if got := retryAfter(http.Header{"Retry-After": {value}}, now); got != want {
 			t.Errorf("%q: got %v, want %v", value, got, want)
+		}
+	}
+	for answered, want := range map[string]time.Duration{
+		"Sun, 01 Mar 2026 11:59:50 GMT": 40 * time.Second,
+		"Sun, 01 Mar 2026 12:00:25 GMT": 5 * time.Second,
+		"Sun, 01 Mar 2026 12:00:35 GMT": 0,
+		"today":                         30 * time.Second,
+	} {
+		header := http.Header{"Retry-After": {"Sun, 01 Mar 2026 12:00:30 GMT"}, "Date": {answered}}
+		if got := retryAfter(header, now); got != want {
+			t.Errorf("a date in an answer of %q: got %v, want %v", answered, got, want)
 		}
 	}
 	answer := cannedAnswer{status: 503, header: http.Header{"Retry-After": {"120"}}}

@@ -1,0 +1,77 @@
+package oauthcc
+
+import (
+	"math/rand/v2"
+	"time"
+)
+
+// backoffRow is one of the ways in which an endpoint is left alone after failed
+// fetches, from the first wait doubling up to the last.
+type backoffRow int
+
+const (
+	// A token that can still be served was not renewed.
+	backoffBackground backoffRow = iota
+
+	// There is no token, and the endpoint may be back any moment.
+	backoffTransient
+
+	// There is no token, and the endpoint refused the client: trying again soon would
+	// help nobody and could lock the client's account.
+	backoffRefused
+
+	backoffRows
+)
+
+// bounds returns the first wait and the longest.
+func (r backoffRow) bounds() (first, last time.Duration) {
+	switch r {
+	case backoffBackground:
+		return 5 * time.Second, time.Minute
+	case backoffRefused:
+		return 15 * time.Second, 5 * time.Minute
+	default:
+		return time.Second, 10 * time.Second
+	}
+}
+
+// Each wait is drawn from this share of what the row says, so that gateways which
+// failed together don't come back together.
+const (
+	leastJitter = 0.8
+	mostJitter  = 1.2
+)
+
+// backoffFor is the row for a failure that leaves no token.
+func backoffFor(failure *fetchError) backoffRow {
+	// What was not sent can't annoy the endpoint, and an unreadable answer is none.
+	if failure.class == classRefused && !failure.unsent {
+		return backoffRefused
+	}
+	return backoffTransient
+}
+
+// backoff counts the failed fetches since the last that succeeded, each row for itself.
+type backoff [backoffRows]int
+
+// next counts a failure and returns how long to wait after it.
+func (b *backoff) next(row backoffRow) time.Duration {
+	wait := b.wait(row)
+	b[row]++
+	return time.Duration(float64(wait) * (leastJitter + (mostJitter-leastJitter)*rand.Float64())) //nolint:gosec // jitter
+}
+
+// longest is what next returns at most after such a failure.
+func (b *backoff) longest(failure *fetchError) time.Duration {
+	return time.Duration(float64(b.wait(backoffFor(failure))) * mostJitter)
+}
+
+func (b *backoff) wait(row backoffRow) time.Duration {
+	wait, last := row.bounds()
+	for range b[row] {
+		if wait *= 2; wait >= last {
+			return last
+		}
+	}
+	return wait
+}

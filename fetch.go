@@ -1,0 +1,111 @@
+package oauthcc
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// changeLookup bounds the look whether a credential has been replaced.
+const changeLookup = time.Second
+
+// fetch implements source.
+func (h *Handler) fetch(ctx context.Context) fetched {
+	var request grantRequest
+	granted, failure := h.client.fetch(ctx, func(ctx context.Context) (_ grantRequest, err error) {
+		request, err = h.resolveWithin(ctx)
+		return request, err
+	})
+	return fetched{granted: granted, failure: failure, endpoint: request.endpointName(), clientID: request.clientID}
+}
+
+// limit implements source.
+func (h *Handler) limit() time.Duration { return time.Duration(h.Timeout) }
+
+// changedSince implements source. Only one caller at a time looks, since files are read
+// for that; the others take it that nothing has changed.
+func (h *Handler) changedSince(ctx context.Context, failure *fetchError) bool {
+	if !h.hasPlaceholders || len(h.resolving) > 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, changeLookup)
+	defer cancel()
+	request, err := h.resolveWithin(ctx)
+	return err == nil && request.key() != failure.asked
+}
+
+// resolveWithin is resolve for as long as ctx lasts. A file on a mount that hangs can
+// hold up one goroutine, and no request.
+func (h *Handler) resolveWithin(ctx context.Context) (grantRequest, error) {
+	type resolved struct {
+		request grantRequest
+		err     error
+	}
+	done := make(chan resolved, 1)
+	select {
+	case h.resolving <- struct{}{}:
+		go func() {
+			defer func() { <-h.resolving }()
+			request, err := h.resolve()
+			done <- resolved{request, err}
+		}()
+	case <-ctx.Done():
+		return grantRequest{}, errResolving
+	}
+	select {
+	case r := <-done:
+		return r.request, r.err
+	case <-ctx.Done():
+		return grantRequest{}, errResolving
+	}
+}
+
+var errResolving = errors.New("a placeholder could not be resolved in time; the file may be on a mount that hangs")
+
+// report implements source: it tells the log.
+func (h *Handler) report(o outcome) {
+	logger := h.logger.With(
+		zap.String("endpoint", o.endpoint),
+		zap.String("client_id", o.clientID),
+		zap.String("trigger", string(o.trigger)),
+		zap.Duration("duration", o.took))
+	if o.failure != nil {
+		logFailure(logger, o)
+		return
+	}
+	logger.Info("token obtained",
+		zap.String("token", fingerprint(o.granted.value)),
+		zap.Duration("lifetime", o.granted.lifetime))
+	if o.narrowed {
+		logger.Warn("the endpoint granted fewer scopes than asked for",
+			zap.String("missing_scope", o.granted.missingScope))
+	}
+}
+
+func logFailure(logger *zap.Logger, o outcome) {
+	fields := []zap.Field{zap.String("error", o.failure.errorCode())}
+	if o.failure.status != 0 {
+		fields = append(fields, zap.Int("status", o.failure.status))
+	}
+	for _, text := range []struct{ key, value string }{
+		{"detail", o.failure.detail}, {"endpoint_message", o.failure.said}, {"hint", o.failure.hint},
+	} {
+		if text.value != "" {
+			fields = append(fields, zap.String(text.key, text.value))
+		}
+	}
+	if o.failure.retryAfter > 0 {
+		fields = append(fields, zap.Duration("retry_after", o.failure.retryAfter))
+	}
+	fields = append(fields, zap.Duration("next_try", time.Until(o.retryAt)))
+	if o.usable {
+		logger.Warn("token not renewed; the one at hand is used on", fields...)
+		return
+	}
+	logger.Error("no token obtained", fields...)
+}
+
+// Interface guard
+var _ source = (*Handler)(nil)

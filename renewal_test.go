@@ -1,0 +1,454 @@
+package oauthcc
+
+import (
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestNoRequestWaitsWhileTheEndpointIsHealthy(t *testing.T) {
+	for _, test := range []struct {
+		expiresIn   string
+		takes       time.Duration
+		least, most int // token requests in a minute
+	}{
+		{"2", 300 * time.Millisecond, 43, 51},
+		{"2", 0, 43, 51},
+		{"10", time.Second, 9, 11},
+		{"60", 5 * time.Second, 2, 3},
+		{"3600", 5 * time.Second, 1, 1},
+		{"2.0", 0, 43, 51},
+		{`"2"`, 0, 43, 51},
+	} {
+		t.Run(test.expiresIn+" "+test.takes.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, new(Handler))
+				g.endpoint.expiresIn, g.endpoint.takes = test.expiresIn, test.takes
+				if a := g.mustGet(); a.from != statusFetched || a.waited != test.takes {
+					t.Errorf("the first request got %+v", a)
+				}
+				seen := make(map[string]int)
+				g.load(10*time.Millisecond, time.Minute, func(a virtualAnswer) {
+					g.wantServed(a)
+					seen[a.from]++
+				})
+				if n := g.endpoint.count(); n < test.least || n > test.most {
+					t.Errorf("%d token requests, want %d to %d", n, test.least, test.most)
+				}
+				if test.most > 1 && test.takes > 0 && (seen[statusFresh] == 0 || seen[statusStale] == 0) || seen[statusFetched] != 0 {
+					t.Errorf("tokens were %v", seen)
+				}
+				for _, entry := range g.logs.FilterMessage("token obtained").All()[1:] {
+					if why := entry.ContextMap()["trigger"]; why != string(triggerAhead) {
+						t.Errorf("a token was obtained because of %q", why)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestUnusedTokenLapses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.endpoint.takes = time.Second
+		g.mustGet()
+		time.Sleep(24 * time.Hour)
+		if n := g.endpoint.count(); n != 1 {
+			t.Errorf("%d token requests", n)
+		}
+		if a := g.mustGet(); a.from != statusFetched || a.token != "token-2" {
+			t.Errorf("got %+v", a)
+		}
+	})
+}
+
+func TestRefreshAheadOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, &Handler{RefreshAhead: "off"})
+		g.endpoint.expiresIn, g.endpoint.takes = "100", time.Second
+		g.mustGet()
+		time.Sleep(89*time.Second - 1)
+		if a := g.mustGet(); a.from != statusFresh || a.token != "token-1" {
+			t.Errorf("got %+v", a)
+		}
+		time.Sleep(1)
+		if a := g.mustGet(); a.from != statusFetched || a.waited != time.Second {
+			t.Errorf("got %+v", a)
+		}
+	})
+}
+
+// Two configurations that share a token can have it renewed at different times.
+func TestRefreshAheadIsTheConfigurationsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		late := newVirtualGateway(t, &Handler{RefreshAhead: "1m"})
+		early := newVirtualGateway(t, &Handler{RefreshAhead: "30m"})
+		if early.grant != late.grant {
+			t.Fatal("two tokens")
+		}
+		early.endpoint = late.endpoint
+		early.client.transport = late.endpoint
+		late.mustGet()
+		time.Sleep(50 * time.Minute)
+		if a := late.mustGet(); a.from != statusFresh {
+			t.Errorf("got %+v", a)
+		}
+		if a := early.mustGet(); a.from != statusStale {
+			t.Errorf("got %+v", a)
+		}
+		synctest.Wait()
+		for _, g := range []*virtualGateway{late, early} {
+			if a := g.mustGet(); a.token != "token-2" || a.from != statusFresh {
+				t.Errorf("got %+v", a)
+			}
+		}
+	})
+}
+
+// outages are the ways in which an endpoint can be down.
+var outages = []struct {
+	name    string
+	down    http.RoundTripper
+	refused bool
+	tries   int // of one fetch
+	status  int // without a token
+	code    string
+}{
+	{"a reset", dying, false, 3, 503, "unreachable"},
+	{"a hang", hanging, false, 2, 504, "timeout"},
+	{"503", cannedStatus(503), false, 3, 503, "server_error"},
+	{"429 with a short Retry-After", cannedStatus(429, "Retry-After", "1"), false, 3, 503, "server_error"},
+	{"no token", cannedAnswer{body: "{}"}, false, 1, 502, "invalid_response"},
+	{"400", cannedStatus(400), true, 1, 502, "refused"},
+	{"invalid_client", cannedAnswer{status: 401, body: `{"error":"invalid_client"}`}, true, 1, 502, "invalid_client"},
+	{"403 without a word", cannedAnswer{status: 403}, true, 1, 502, "refused"},
+	{"a redirect", cannedStatus(301, "Location", "https://auth.example.com/token/"), true, 1, 502, "refused"},
+	{"200 with an error", cannedAnswer{body: `{"error":"invalid_scope"}`}, true, 1, 502, "invalid_scope"},
+}
+
+func TestOutageWithAValidTokenIsNoticedByNobody(t *testing.T) {
+	for _, outage := range outages {
+		t.Run(outage.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, &Handler{RefreshAhead: "30m"})
+				g.mustGet()
+				time.Sleep(40 * time.Minute)
+				down := time.Now()
+				g.endpoint.becomes(outage.down)
+				g.load(20*time.Millisecond, 6*time.Minute, g.wantServed)
+				fetches := g.wantPauses(down, 5, 10, 20, 40, 60, 60)
+				if n := len(g.endpoint.tries(down)); n < (fetches-1)*outage.tries || n > (fetches+1)*outage.tries {
+					t.Errorf("%d tries in %d fetches", n, fetches)
+				}
+				warnings := g.logs.FilterMessage("token not renewed; the one at hand is used on")
+				if n := warnings.Len(); n < fetches-1 || n > fetches {
+					t.Errorf("%d warnings of %d fetches", n, fetches)
+				}
+				for _, entry := range warnings.All() {
+					if next, ok := entry.ContextMap()["next_try"].(time.Duration); !ok || next < 4*time.Second || next > 72*time.Second {
+						t.Errorf("logged %v", entry.ContextMap())
+					}
+				}
+
+				g.endpoint.becomes(nil)
+				recovered := time.Now()
+				g.load(20*time.Millisecond, 75*time.Second, g.wantServed)
+				if a := g.mustGet(); a.token == "token-1" || len(g.endpoint.tries(recovered)) > outage.tries {
+					t.Errorf("got %+v after %d tries", a, len(g.endpoint.tries(recovered)))
+				}
+			})
+		})
+	}
+}
+
+// A wait that the endpoint asks for is kept, however long the token lives.
+func TestRetryAfterHoldsOffRenewals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, &Handler{RefreshAhead: "30m"})
+		g.mustGet()
+		time.Sleep(40 * time.Minute)
+		down := time.Now()
+		g.endpoint.becomes(cannedStatus(429, "Retry-After", "700"))
+		g.load(50*time.Millisecond, 15*time.Minute, g.wantServed)
+		if tries := g.endpoint.tries(down); len(tries) != 2 || tries[1].Sub(tries[0]) < 700*time.Second || tries[1].Sub(tries[0]) > 701*time.Second {
+			t.Errorf("asked at %v", tries)
+		}
+		// Also past the token's expiry.
+		time.Sleep(5*time.Minute + 30*time.Second)
+		g.load(50*time.Millisecond, 10*time.Second, func(a virtualAnswer) {
+			if a.status != 503 || a.retryAfter < 60 || a.waited != 0 {
+				t.Errorf("got %+v", a)
+			}
+		})
+		if tries := g.endpoint.tries(down); len(tries) != 2 {
+			t.Errorf("asked at %v", tries)
+		}
+	})
+}
+
+func TestOutagePastExpiry(t *testing.T) {
+	for _, outage := range outages {
+		t.Run(outage.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, new(Handler))
+				g.mustGet()
+				time.Sleep(2 * time.Hour)
+				down := time.Now()
+				g.endpoint.becomes(outage.down)
+				lasts, pauses := time.Minute, []float64{1, 2, 4, 8, 10}
+				if outage.refused {
+					lasts, pauses = 15*time.Minute, []float64{15, 30, 60, 120, 240}
+				}
+				if outage.code == "timeout" {
+					lasts = 2 * time.Minute
+				}
+				g.load(25*time.Millisecond, lasts, func(a virtualAnswer) {
+					want, firstFetch := outage.status, time.Since(down) <= 10*time.Second
+					if want == 504 && !firstFetch {
+						want = 503 // who waited for the first fetch was told of the timeout
+					}
+					if a.status != want || a.from != statusNone || a.cause != outage.code || (a.retryAfter > 0) != (want != 502) {
+						t.Errorf("got %+v", a)
+					}
+					if a.waited > time.Second && !firstFetch {
+						t.Errorf("got %+v after %v of the outage", a, time.Since(down))
+					}
+				})
+				g.wantPauses(down, pauses...)
+
+				// The recovery is used within one interval.
+				g.endpoint.becomes(nil)
+				recovered, most := time.Now(), 22*time.Second
+				if outage.refused {
+					most = 6 * time.Minute
+				}
+				for g.get().status != 200 {
+					time.Sleep(10 * time.Millisecond)
+				}
+				if took := time.Since(recovered); took > most {
+					t.Errorf("recovered after %v", took)
+				}
+			})
+		})
+	}
+}
+
+// While a token lives a failed renewal is not due again for a while; once it has expired
+// nobody waits for that.
+func TestExpiryEndsThePauseOfRenewals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.endpoint.expiresIn = "400" // counts as expired after 390 s
+		g.mustGet()
+		g.endpoint.becomes(dying)
+		g.load(50*time.Millisecond, 389*time.Second, g.wantServed)
+		next := g.grant.nextTry
+		g.endpoint.becomes(nil)
+		time.Sleep(time.Until(g.grant.current.Load().servedTo.monotonic))
+		if pause := time.Until(next); pause < time.Second {
+			t.Fatalf("a pause of %v is no pause", pause)
+		}
+		if a := g.mustGet(); a.token != "token-2" || a.from != statusFetched {
+			t.Errorf("got %+v", a)
+		}
+	})
+}
+
+func TestHangStallsNobodyWhoseTokenLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.endpoint.expiresIn = "100"
+		g.mustGet()
+		g.endpoint.becomes(hanging)
+		longest := time.Duration(0)
+		g.load(20*time.Millisecond, 5*time.Minute, func(a virtualAnswer) {
+			if longest = max(longest, a.waited); a.status != 200 && a.status != 503 {
+				t.Errorf("got %+v", a)
+			}
+		})
+		// It was known to hang before the token expired.
+		if longest > outagePatience {
+			t.Errorf("a request waited %v", longest)
+		}
+	})
+}
+
+func TestHangStallsClientsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, &Handler{RefreshAhead: "off"})
+		g.endpoint.expiresIn = "100"
+		g.mustGet()
+		time.Sleep(80 * time.Second)
+		g.endpoint.becomes(hanging)
+		start, timeouts, lastTimeout := time.Now(), 0, time.Duration(0)
+		g.load(20*time.Millisecond, 5*time.Minute, func(a virtualAnswer) {
+			switch a.status {
+			case 200:
+			case 504:
+				timeouts++
+				lastTimeout = time.Since(start)
+			default:
+				if a.waited > outagePatience || a.retryAfter == 0 {
+					t.Errorf("got %+v", a)
+				}
+			}
+		})
+		if timeouts == 0 || lastTimeout > 20*time.Second {
+			t.Errorf("%d timeouts, the last after %v", timeouts, lastTimeout)
+		}
+	})
+}
+
+// Who comes back when Retry-After says finds the gateway asking again.
+func TestRetryAfterComesTrue(t *testing.T) {
+	for _, outage := range outages {
+		if outage.status == 502 {
+			continue
+		}
+		t.Run(outage.name, func(t *testing.T) {
+			for round := range 25 {
+				synctest.Test(t, func(t *testing.T) {
+					g := newVirtualGateway(t, new(Handler))
+					g.endpoint.becomes(outage.down)
+					g.load(100*time.Millisecond, time.Duration(1+3*round)*time.Second, func(virtualAnswer) {})
+					var wait time.Duration
+					for wait == 0 {
+						wait = time.Duration(g.get().retryAfter) * time.Second
+					}
+					g.endpoint.becomes(nil)
+					time.Sleep(wait)
+					if a := g.get(); a.status != 200 {
+						t.Errorf("after %v: got %+v", wait, a)
+					}
+				})
+			}
+		})
+	}
+}
+
+func TestLoadCostsNoMoreThanTheScheduledTries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.endpoint.becomes(dying)
+		start, failed := time.Now(), 0
+		g.load(100*time.Microsecond, 20*time.Second, func(a virtualAnswer) {
+			if a.status != 503 {
+				t.Errorf("got %+v", a)
+			}
+			failed++
+		})
+		// Pauses of 1, 2, 4 and 8 s, fetches of three tries.
+		fetches := g.wantPauses(start, 1, 2, 4)
+		if n := g.endpoint.count(); n > 18 || fetches > 6 {
+			t.Errorf("%d tries in %d fetches for %d requests", n, fetches, failed)
+		}
+	})
+}
+
+// A failure long ago says nothing of the endpoint: who comes then waits for it.
+func TestFailureIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.endpoint.becomes(dying)
+		g.load(100*time.Millisecond, time.Minute, func(virtualAnswer) {})
+		g.endpoint.becomes(nil)
+		g.endpoint.takes = 4 * time.Second
+		time.Sleep(90 * time.Second)
+		if a := g.get(); a.status != 200 || a.waited != g.endpoint.takes {
+			t.Errorf("got %+v", a)
+		}
+	})
+}
+
+func TestOddLifetimes(t *testing.T) {
+	for _, test := range []struct {
+		expiresIn string
+		lifetime  time.Duration
+		most      int // token requests in 20 s
+	}{
+		{"1", time.Second, 34},
+		{"2", 2 * time.Second, 18},
+		{"10", 10 * time.Second, 5},
+		{"0", time.Second, 34},
+		{"-7", time.Second, 34},
+		{"0.001", time.Second, 34},
+		{"3153600000", maxLifetime, 1}, // a hundred years
+		{"3153600001", 5 * time.Minute, 1},
+		{"1e300", 5 * time.Minute, 1},
+		{"", 5 * time.Minute, 1},
+		{`"soon"`, 5 * time.Minute, 1},
+	} {
+		t.Run(test.expiresIn, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, new(Handler))
+				g.endpoint.expiresIn, g.endpoint.takes = test.expiresIn, 50*time.Millisecond
+				g.mustGet()
+				g.accepts(func(token string) bool {
+					g.endpoint.mu.Lock()
+					defer g.endpoint.mu.Unlock()
+					if age := time.Since(g.endpoint.granted[token]); age >= test.lifetime {
+						t.Errorf("%s is used after %v", token, age)
+					}
+					return true
+				}, nil)
+				g.load(10*time.Millisecond, 20*time.Second, g.wantServed)
+				if n := g.endpoint.count(); n > test.most {
+					t.Errorf("%d token requests, want %d at the most", n, test.most)
+				}
+			})
+		})
+	}
+}
+
+// A clock that is set can be told from one that is not by what a time says of each.
+func TestEitherClockEndsATokensLife(t *testing.T) {
+	now := time.Now()
+	for name, test := range map[string]struct {
+		monotonic, wall time.Duration // from now to the moment
+		passed          bool
+	}{
+		"not yet":                             {time.Second, time.Second, false},
+		"just now":                            {0, 0, true},
+		"the wall clock was set back":         {-time.Second, time.Hour, true},
+		"the wall clock was set forward":      {time.Hour, -time.Second, true},
+		"the machine slept a part of the way": {time.Hour, 2 * time.Second, false},
+	} {
+		m := moment{monotonic: now.Add(test.monotonic), wall: now.Add(test.wall).Round(0)}
+		if got := m.passed(now); got != test.passed {
+			t.Errorf("%s: passed is %v", name, got)
+		}
+	}
+}
+
+// A clock that is set forward makes the token of before count as expired. The one that
+// is fetched then lives by the new time.
+func TestClockThatIsSetCostsOneFetch(t *testing.T) {
+	for name, step := range map[string]time.Duration{"forward": 2 * time.Hour, "back": -2 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, new(Handler))
+				g.mustGet()
+				// As if the clock had been set since then.
+				stepped := *g.grant.current.Load()
+				stepped.servedTo.wall = stepped.servedTo.wall.Add(-step)
+				g.grant.current.Store(&stepped)
+				want := 2
+				if step < 0 {
+					want = 1
+				}
+				for range 3 {
+					g.mustGet()
+				}
+				if n := g.endpoint.count(); n != want {
+					t.Errorf("%d token requests, want %d", n, want)
+				}
+				time.Sleep(59*time.Minute + 50*time.Second) // by the clock that was not set
+				if a := g.mustGet(); a.from != statusFetched {
+					t.Errorf("got %+v", a)
+				}
+			})
+		})
+	}
+}

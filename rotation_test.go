@@ -1,0 +1,199 @@
+package oauthcc
+
+import (
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// lockedEndpoint grants to whoever knows the secret.
+type lockedEndpoint struct {
+	mu     sync.Mutex
+	secret string
+	asked  []string // the secrets that were tried
+}
+
+func (e *lockedEndpoint) RoundTrip(req *http.Request) (*http.Response, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	_, secret, _ := req.BasicAuth()
+	e.asked = append(e.asked, secret)
+	if secret != e.secret {
+		return cannedAnswer{status: 401, body: `{"error":"invalid_client"}`}.RoundTrip(req)
+	}
+	return cannedAnswer{body: `{"access_token":"of-` + secret + `","token_type":"Bearer","expires_in":100}`}.RoundTrip(req)
+}
+
+func (e *lockedEndpoint) becomes(secret string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.secret = secret
+}
+
+func (e *lockedEndpoint) count() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.asked)
+}
+
+// newLockedGateway has its secret in a file.
+func newLockedGateway(t *testing.T, h *Handler) (g *virtualGateway, endpoint *lockedEndpoint, file string) {
+	file = filepath.Join(t.TempDir(), "secret")
+	writeFile(t, file, "old")
+	h.ClientSecret = "{file." + file + "}"
+	g, endpoint = newVirtualGateway(t, h), &lockedEndpoint{secret: "old"}
+	g.client.transport = endpoint
+	return g, endpoint, file
+}
+
+// The file is replaced before the old secret ends, which is how secrets are rotated.
+func TestRotationInGoodOrderIsNoticedByNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, endpoint, file := newLockedGateway(t, new(Handler))
+		g.mustGet()
+		time.AfterFunc(time.Minute, func() { writeFile(t, file, "new") })
+		time.AfterFunc(time.Minute+1, func() { endpoint.becomes("new") })
+		g.load(50*time.Millisecond, 5*time.Minute, g.wantServed)
+		if a := g.mustGet(); a.token != "of-new" {
+			t.Errorf("got %+v", a)
+		}
+		for _, level := range g.logs.All() {
+			if level.Level > 0 {
+				t.Errorf("logged %v", level)
+			}
+		}
+	})
+}
+
+// The old secret ends, and only then the file is replaced.
+func TestReplacedSecretEndsThePause(t *testing.T) {
+	for name, replace := range map[string]func(t *testing.T, file string){
+		"replaced": func(t *testing.T, file string) { writeFile(t, file, "new") },
+		"written in place": func(t *testing.T, file string) {
+			if err := os.WriteFile(file, []byte("new"), 0o600); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g, endpoint, file := newLockedGateway(t, new(Handler))
+				endpoint.becomes("new")
+				g.load(100*time.Millisecond, 3*time.Minute, func(a virtualAnswer) {
+					if a.status != 502 || a.waited != 0 {
+						t.Errorf("got %+v", a)
+					}
+				})
+				if n := endpoint.count(); n < 4 || n > 5 { // after 15, 30, 60 and 120 s
+					t.Errorf("asked %d times", n)
+				}
+				replace(t, file)
+				if a := g.mustGet(); a.token != "of-new" || a.waited != 0 {
+					t.Errorf("got %+v", a)
+				}
+			})
+		})
+	}
+}
+
+// One wrong secret after another is still asked for once, and then as scheduled.
+func TestEachSecretIsTriedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, endpoint, file := newLockedGateway(t, new(Handler))
+		endpoint.becomes("none of these")
+		for _, secret := range []string{"old", "a", "b", "", "c"} {
+			if secret == "" {
+				if err := os.Remove(file); err != nil {
+					t.Fatal(err)
+				}
+			} else {
+				writeFile(t, file, secret)
+			}
+			g.load(100*time.Millisecond, 5*time.Second, func(a virtualAnswer) {
+				if a.status != 502 {
+					t.Errorf("got %+v", a)
+				}
+			})
+		}
+		want := []string{"old", "a", "b", "c"}
+		if got := endpoint.asked; len(got) != len(want) {
+			t.Errorf("tried %q, want %q", got, want)
+		}
+	})
+}
+
+// An expired token, a refused renewal and a rejected token must not keep the gateway
+// from using a new secret at once.
+func TestReplacedSecretEndsThePauseOfARejectedToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, endpoint, file := newLockedGateway(t, new(Handler))
+		g.mustGet()
+		g.accepts(func(token string) bool { return token == "of-new" }, nil)
+		endpoint.becomes("new")
+		for range 3 {
+			if a := g.get(); a.status != 502 {
+				t.Errorf("got %+v", a)
+			}
+		}
+		writeFile(t, file, "new")
+		if a := g.mustGet(); a.token != "of-new" || a.from != statusReplayed {
+			t.Errorf("got %+v", a)
+		}
+		if n := endpoint.count(); n != 3 {
+			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
+// A secret without placeholders can't change, and need not be looked at.
+func TestFixedSecretIsNotLookedUpWhileWaiting(t *testing.T) {
+	g := handlerInMemory(t, new(Handler))
+	if g.hasPlaceholders || g.changedSince(t.Context(), &fetchError{class: classRefused}) {
+		t.Error("it is taken for a secret that can change")
+	}
+}
+
+// A file on a mount that hangs is like an endpoint that does not answer. A pipe that
+// nobody writes to stands in for it.
+func TestFileThatHangsHoldsUpNoRequest(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	endpoint.lifetime = 1
+	file := filepath.Join(t.TempDir(), "secret")
+	writeFile(t, file, "s3cret-canary")
+	g := startGateway(t, endpoint.options("refresh_ahead off", "timeout 300ms", "audience {file."+file+"}")+upstream.proxy())
+	g.get("/")
+	if err := syscall.Mkfifo(file+".new", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		t.Fatal(err)
+	}
+	awaitCondition(t, "the token expires", func() bool { return g.get("/").status != 200 })
+	start := time.Now()
+	for range 20 {
+		if a := g.get("/"); a.status != 503 && a.status != 504 {
+			t.Errorf("got %d", a.status)
+		}
+	}
+	if took := time.Since(start); took > patience {
+		t.Errorf("20 requests took %v", took)
+	}
+	if entries := g.logs.with("no token obtained"); len(entries) == 0 || entries[0]["error"] != "timeout" || entries[0]["detail"] != errResolving.Error() {
+		t.Errorf("logged %v", entries)
+	}
+	// The pipe is read to its end, and a file is there again.
+	pipe, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, file, "s3cret-canary")
+	if err := pipe.Close(); err != nil {
+		t.Fatal(err)
+	}
+	awaitCondition(t, "the gateway recovers", func() bool { return g.get("/").status == 200 })
+}
