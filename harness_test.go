@@ -2,6 +2,7 @@ package oauthcc
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -35,6 +36,8 @@ type gateway struct {
 	t    testing.TB
 	addr string // of the site that most tests use
 	logs *logLines
+
+	logging string // what to log, if not everything
 }
 
 // startGateway runs a Caddy with one site on a port of the system's choice.
@@ -65,7 +68,7 @@ func (g *gateway) reload(site string) {
 // Caddy does in the background. Connections that were waiting to be accepted there are
 // reset by the system.
 func (g *gateway) tryReload(site string) error {
-	err := loadCaddyfile(fmt.Sprintf("http://%s {\n%s\n}\n", g.addr, site))
+	err := loadCaddyfileLogging(cmp.Or(g.logging, "level DEBUG"), fmt.Sprintf("http://%s {\n%s\n}\n", g.addr, site))
 	awaitCondition(g.t, "the listener of the old configuration is closed", func() bool { return listeners(g.t, g.addr) <= 1 })
 	return err
 }
@@ -93,7 +96,12 @@ func listeners(t testing.TB, addr string) int {
 }
 
 // loadCaddyfile runs the sites of a Caddyfile under the options that all tests need.
-func loadCaddyfile(sites string) error {
+func loadCaddyfile(sites string) error { return loadCaddyfileLogging("level DEBUG", sites) }
+
+// littleLog is what to log under load.
+const littleLog = "level INFO\ninclude http.handlers.oauth_cc"
+
+func loadCaddyfileLogging(what, sites string) error {
 	config, err := adapt(`{
 		admin off
 		auto_https off
@@ -102,7 +110,7 @@ func loadCaddyfile(sites string) error {
 		log {
 			output oauth_cc_test
 			format json
-			level DEBUG
+			` + what + `
 		}
 		servers {
 			protocols h1 h2 h2c
@@ -287,9 +295,13 @@ type tokenServer struct {
 	granted  int
 	answer   func(w http.ResponseWriter, r *http.Request, n int) // nil: grant
 	lifetime int                                                 // seconds
+	takes    time.Duration
+
+	flying, mostFlying int // requests at a time
 }
 
 type recordedRequest struct {
+	at     time.Time
 	method string
 	header http.Header
 	body   string
@@ -305,9 +317,19 @@ func startTokenServer(t testing.TB) *tokenServer {
 func (s *tokenServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, _ := io.ReadAll(r.Body)
 	s.mu.Lock()
-	s.requests = append(s.requests, recordedRequest{r.Method, r.Header.Clone(), string(body)})
-	n, answer := len(s.requests), s.answer
+	s.requests = append(s.requests, recordedRequest{time.Now(), r.Method, r.Header.Clone(), string(body)})
+	s.flying++
+	s.mostFlying = max(s.mostFlying, s.flying)
+	n, answer, takes := len(s.requests), s.answer, s.takes
 	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.flying--
+	}()
+	if takes > 0 {
+		<-time.After(takes)
+	}
 	if answer != nil {
 		answer(w, r, n)
 		return
@@ -356,6 +378,8 @@ type api struct {
 	served   []servedRequest
 	reject   func(w http.ResponseWriter, r *http.Request) // nil: 401 with a challenge
 	rejected int
+
+	closedPath string // rejects every token, without saying why
 }
 
 type servedRequest struct {
@@ -388,7 +412,12 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !valid {
 		a.rejected++
 	}
+	closed := r.URL.Path == a.closedPath
 	a.mu.Unlock()
+	if closed {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
 	if !valid {
 		if reject != nil {
 			reject(w, r)

@@ -449,7 +449,7 @@ func TestStopLeavesNoGoroutine(t *testing.T) {
 	}
 	t.Run("gateway", func(t *testing.T) {
 		endpoint, upstream := startTokenServer(t), startAPI(t)
-		handlers := endpoint.options() + upstream.proxy()
+		handlers := endpoint.options("prefetch") + upstream.proxy()
 		g := startGateway(t, reloadRoute("old", handlers))
 		mustProbe(t, g)
 		upstream.revoke("token-1")
@@ -467,7 +467,7 @@ func TestStopLeavesNoGoroutine(t *testing.T) {
 			case <-r.Context().Done():
 			}
 		})
-		g.reload(reloadRoute("new", strings.Replace(handlers, "client_id app", "client_id other", 1)))
+		g.reload(reloadRoute("new", strings.NewReplacer("client_id app", "client_id other", "prefetch", "").Replace(handlers)))
 		ctx, leave := context.WithCancel(t.Context())
 		go func() {
 			<-asked
