@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -108,6 +109,21 @@ func benchmarkFresh(b *testing.B, h *Handler, body []byte, parallel bool) {
 		b.Fatal(err)
 	}
 	benchmarkHandler(b, body, parallel, func(w http.ResponseWriter, r *http.Request) error {
+		return h.ServeHTTP(w, r, trivialNext)
+	})
+}
+
+// While the next token is fetched, requests use the one at hand.
+func BenchmarkServeHTTP_Stale(b *testing.B) {
+	h := handlerInMemory(b, &Handler{RefreshAhead: "90%"})
+	if err := h.ServeHTTP(httptest.NewRecorder(), requestInCaddy("GET", "/", nil), trivialNext); err != nil {
+		b.Fatal(err)
+	}
+	stale := *h.grant.current.Load()
+	stale.sent = stale.sent.Add(-time.Hour)
+	h.grant.current.Store(&stale)
+	h.grant.aheadFrom.Store(&never)
+	benchmarkHandler(b, nil, false, func(w http.ResponseWriter, r *http.Request) error {
 		return h.ServeHTTP(w, r, trivialNext)
 	})
 }

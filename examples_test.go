@@ -29,6 +29,7 @@ import (
 
 // exampleTests has a test for each file in examples, which runs that file.
 var exampleTests = map[string]func(*testing.T){
+	"always-warm":        testAlwaysWarm,
 	"applixure":          func(t *testing.T) { testProviderExample(t, applixure) },
 	"error-pages":        testErrorPages,
 	"genesys-cloud":      func(t *testing.T) { testProviderExample(t, genesysCloud) },
@@ -273,6 +274,31 @@ func grantOnlyTo(s *tokenServer, id, secret string) {
 		}
 		s.grant(w)
 	})
+}
+
+func testAlwaysWarm(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	endpoint.lifetime = 2
+	grantOnlyTo(endpoint, "gateway", "s3cret")
+	upstream.setReject(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) })
+	g := startExample(t, "always-warm", exampleRun{env: map[string]string{
+		"TOKEN_ENDPOINT": endpoint.URL, "CLIENT_SECRET": "s3cret", "API": upstream.URL,
+	}})
+	awaitCondition(t, "tokens are renewed while nobody asks", func() bool { return len(g.logs.with("token obtained")) >= 3 })
+	if a := g.get("/"); a.status != 200 {
+		t.Errorf("got %d %q", a.status, a.body)
+	}
+	for _, entry := range g.logs.with("token obtained") {
+		if entry["trigger"] != string(triggerPrefetch) && entry["trigger"] != string(triggerAhead) {
+			t.Errorf("obtained because of %q", entry["trigger"])
+		}
+	}
+	for n := range endpoint.count() {
+		upstream.revoke(fmt.Sprintf("token-%d", n+1))
+	}
+	if a := g.get("/"); a.status != 200 {
+		t.Errorf("after the revocation: got %d %q", a.status, a.body)
+	}
 }
 
 func testSecretFile(t *testing.T) {

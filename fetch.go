@@ -82,6 +82,9 @@ func (h *Handler) report(o outcome) {
 		logger.Warn("the endpoint granted fewer scopes than asked for",
 			zap.String("missing_scope", o.granted.missingScope))
 	}
+	if o.atEnd {
+		logger.Warn("the token has expired already when it is granted, and is used for a second; compare the clocks of this machine and the endpoint, and look at expires_in")
+	}
 }
 
 func logFailure(logger *zap.Logger, o outcome) {

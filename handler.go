@@ -73,16 +73,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // that finds none which can be served has to wait for one.
 func (h *Handler) token(ctx context.Context, repl *caddy.Replacer) (*token, error) {
 	now := time.Now()
-	t := h.grant.usable(now)
+	t := h.grant.current.Load()
 	switch {
-	case t == nil:
-		repl.Set(statusPlaceholder, statusFetched)
-		return h.grant.get(ctx, h)
-	case h.hold(t).staleFrom.passed(now):
+	case t != nil && !h.hold(t).staleFrom.passed(now):
+		repl.Set(statusPlaceholder, statusFresh)
+	case t.usable(now):
 		repl.Set(statusPlaceholder, statusStale)
 		h.grant.renewAhead(t, h)
 	default:
-		repl.Set(statusPlaceholder, statusFresh)
+		repl.Set(statusPlaceholder, statusFetched)
+		return h.grant.get(ctx, h)
 	}
 	return t, nil
 }

@@ -397,6 +397,13 @@ func TestOddLifetimes(t *testing.T) {
 				if n := g.endpoint.count(); n > test.most {
 					t.Errorf("%d token requests, want %d at the most", n, test.most)
 				}
+				told, wanted := g.logs.FilterMessageSnippet("expired already when it is granted").Len(), 0
+				if test.expiresIn == "0" || test.expiresIn == "-7" {
+					wanted = 1
+				}
+				if told != wanted {
+					t.Errorf("told %d times that tokens have expired when granted", told)
+				}
 			})
 		})
 	}

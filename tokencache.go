@@ -119,6 +119,7 @@ type outcome struct {
 	usable   bool      // a failed fetch leaves a token that can be served
 	retryAt  time.Time // after a failed one, not before then is the endpoint asked again
 	narrowed bool      // it is news that fewer scopes were granted than asked for
+	atEnd    bool      // it is news that tokens have expired when they are granted
 }
 
 // moment is a point in time on both clocks of a machine. The monotonic clock is never
@@ -205,6 +206,7 @@ type cachedGrant struct {
 	bareWait   time.Duration // 0 until a renewal did not cure
 	bareFrom   time.Time     // not before then is a bare rejection a reason to renew
 	narrowed   string        // scopes that the endpoint did not grant, already told
+	atEnd      bool          // tokens have expired when they are granted, likewise
 
 	// Generations of the last tokens of which it was recorded that they did not cure a
 	// rejection, nor a bare one, or were rejected and the request could not be replayed.
@@ -246,8 +248,7 @@ func (g *cachedGrant) endUnused(f *flight) {
 	}
 }
 
-// usable returns the cached token if it can be served. It is the whole cost of a
-// request while the token lives.
+// usable returns the cached token if it can be served.
 func (g *cachedGrant) usable(now time.Time) *token {
 	if t := g.current.Load(); t.usable(now) {
 		return t
@@ -304,9 +305,8 @@ func (g *cachedGrant) renewAhead(t *token, src source) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.flight == nil && g.current.Load() == t && g.isAheadDue(time.Now()) {
+	if !g.released && g.flight == nil && g.current.Load() == t && g.isAheadDue(time.Now()) {
 		g.start(src, flight{trigger: triggerAhead})
-		g.endUnused(g.flight)
 	}
 }
 
@@ -494,6 +494,8 @@ func (g *cachedGrant) land(f *flight, result fetched) outcome {
 			g.delayBare() // the same token again is no cure either
 		}
 		o.narrowed = g.narrows(result.granted.missingScope)
+		o.atEnd = result.granted.atEnd && !g.atEnd
+		g.atEnd = result.granted.atEnd
 		return o
 	}
 	failed := unavailableError{cause: result.failure, retryAt: now.Add(result.failure.retryAfter), forced: f.trigger == triggerRejected}

@@ -34,6 +34,7 @@ type grantedToken struct {
 	sent          time.Time // when the request was sent, from which the lifetime counts
 	lifetime      time.Duration
 	lifetimeKnown bool
+	atEnd         bool          // it is said to have expired already
 	refreshIn     time.Duration // when the endpoint wants the token renewed, 0 if it doesn't say
 	scope         string        // as answered
 	scopeKnown    bool          // the answer has a scope; without, it is as asked (RFC 6749 §5.1)
@@ -169,7 +170,9 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *f
 		invalid.said = t.quote(answer, answer.tokenType)
 	default:
 		t.granted.scope, t.granted.scopeKnown = answer.scope, answer.scopeKnown
-		t.granted.lifetime, t.granted.lifetimeKnown = answer.lifetime(t.now())
+		lifetime, known := answer.lifetime(t.now())
+		t.granted.lifetime, t.granted.lifetimeKnown = max(lifetime, time.Second), known
+		t.granted.atEnd = known && lifetime == 0
 		t.granted.refreshIn, _ = parseSeconds(answer.refreshIn)
 		return answer, nil
 	}
@@ -324,14 +327,13 @@ func present(raw json.RawMessage) bool {
 }
 
 // lifetime is the shorter of what expires_in and the token itself tell, counted
-// from when the request was sent, and at least a second. It reports whether either
-// told anything.
+// from when the request was sent. It reports whether either told anything.
 func (a *tokenAnswer) lifetime(now time.Time) (time.Duration, bool) {
 	lifetime, known := parseSeconds(a.expiresIn)
 	if own, ok := jwtLifetime(a.accessToken, now); ok && (!known || own < lifetime) {
 		lifetime, known = own, true
 	}
-	return max(lifetime, time.Second), known
+	return lifetime, known
 }
 
 // parseSeconds reads an expires_in: integer, float or either as a string.
