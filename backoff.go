@@ -19,20 +19,20 @@ const (
 	// There is no token, and the endpoint refused the client: trying again soon would
 	// help nobody and could lock the client's account.
 	backoffRefused
-
-	backoffRows
 )
+
+const backoffRows = int(backoffRefused) + 1
 
 // bounds returns the first wait and the longest.
 func (r backoffRow) bounds() (first, last time.Duration) {
 	switch r {
 	case backoffBackground:
 		return 5 * time.Second, time.Minute
-	case backoffRefused:
-		return 15 * time.Second, 5 * time.Minute
-	default:
+	case backoffTransient:
 		return time.Second, 10 * time.Second
+	case backoffRefused:
 	}
+	return 15 * time.Second, 5 * time.Minute
 }
 
 // Each wait is drawn from this share of what the row says, so that gateways which

@@ -120,7 +120,7 @@ func BenchmarkServeHTTP_Stale(b *testing.B) {
 		b.Fatal(err)
 	}
 	stale := *h.grant.current.Load()
-	stale.sent = stale.sent.Add(-time.Hour)
+	stale.sent = stale.sent.add(-time.Hour)
 	h.grant.current.Store(&stale)
 	h.grant.aheadFrom.Store(&never)
 	benchmarkHandler(b, nil, false, func(w http.ResponseWriter, r *http.Request) error {

@@ -72,7 +72,7 @@ func (a refreshAhead) staleFrom(t *token) moment {
 		fresh = min(fresh, scaled(t.refreshIn, 1-aheadSpread*(1+t.spread)/2))
 	}
 	fresh = max(fresh, t.lifetime/10, min(t.lifetime/2, time.Second))
-	return momentAt(t.sent.Add(fresh))
+	return t.sent.add(fresh)
 }
 
 func scaled(d time.Duration, by float64) time.Duration {

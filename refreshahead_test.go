@@ -59,7 +59,7 @@ func TestTimeOfRenewal(t *testing.T) {
 			for spread, want := range map[float64]time.Duration{1: test.early, 0: test.middle, -1: test.late} {
 				token := newToken(grantedToken{value: "a", sent: time.Now(), lifetime: test.lifetime, refreshIn: test.in})
 				token.spread = spread
-				got := ahead.staleFrom(token).monotonic.Sub(token.sent)
+				got := ahead.staleFrom(token).monotonic.Sub(token.sent.monotonic)
 				if off := got - want; off.Abs() > time.Microsecond {
 					t.Errorf("spread %v: renewed after %v, want %v", spread, got, want)
 				}
@@ -97,7 +97,7 @@ func FuzzTimeOfRenewal(f *testing.F) {
 			lifetime: min(max(time.Duration(lifetime), time.Second), maxLifetime), refreshIn: min(max(time.Duration(in), 0), maxLifetime),
 		})
 		token.spread = spread
-		fresh := ahead.staleFrom(token).monotonic.Sub(token.sent)
+		fresh := ahead.staleFrom(token).monotonic.Sub(token.sent.monotonic)
 		if fresh < token.lifetime/10 || fresh > token.servedFor() {
 			t.Errorf("renewed after %v of %v", fresh, token.servedFor())
 		}

@@ -155,25 +155,7 @@ func TestReloadUnderLoadFailsNoRequest(t *testing.T) {
 	handlers := endpoint.options() + upstream.proxy()
 	g := startGateway(t, reloadRoute("first", handlers))
 	mustProbe(t, g)
-	stop := make(chan struct{})
-	var wait sync.WaitGroup
-	var answered atomic.Int64
-	for range 4 {
-		wait.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				if a, err := sendProbe(t.Context(), g, newProbe()); err != nil || a.status != 200 || a.body != "GET / with token-1" {
-					t.Errorf("got %d %q, %v", a.status, a.body, err)
-					return
-				}
-				answered.Add(1)
-			}
-		})
-	}
+	answered, stop := probeLoad(t, g, "GET / with token-1")
 	underLoad := func() {
 		before := answered.Load()
 		awaitCondition(t, "requests are answered after a reload", func() bool { return answered.Load() >= before+8 || t.Failed() })
@@ -186,10 +168,36 @@ func TestReloadUnderLoadFailsNoRequest(t *testing.T) {
 		}
 		underLoad()
 	}
-	close(stop)
-	wait.Wait()
+	stop()
 	wantFetched(t, endpoint, 1)
 	wantNoPanicLogged(t, g)
+}
+
+// probeLoad has four clients send probes until stop is called. Each answer is to be that.
+func probeLoad(t testing.TB, g *gateway, body string) (answered *atomic.Int64, stop func()) {
+	answered = new(atomic.Int64)
+	done := make(chan struct{})
+	var wait sync.WaitGroup
+	for range 4 {
+		wait.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if a, err := sendProbe(t.Context(), g, newProbe()); err != nil || a.status != 200 || a.body != body {
+					t.Errorf("got %d %q, %v", a.status, a.body, err)
+					return
+				}
+				answered.Add(1)
+			}
+		})
+	}
+	return answered, func() {
+		close(done)
+		wait.Wait()
+	}
 }
 
 func TestFailedReloadKeepsTheTokenAndHoldsNothing(t *testing.T) {

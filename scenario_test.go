@@ -295,7 +295,7 @@ func TestScenarioOutagePastExpiry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() { _ = http.Serve(listener, s.endpoint) }() //nolint:gosec // ends with its listener
+	go func() { _ = http.Serve(listener, s.endpoint) }()
 	defer listener.Close()
 	wait, err := time.ParseDuration(told + "s")
 	if err != nil {
@@ -506,34 +506,17 @@ func TestScenarioReloads(t *testing.T) {
 	g := startGateway(t, "")
 	g.logging = littleLog
 	g.reload(reloadRoute("first", handlers))
-	var answered, failed atomic.Int64
+	answers := int64(0)
 	underLoad := func(reloads int) (took time.Duration, goroutines int, heap uint64) {
-		stop := make(chan struct{})
-		var wait sync.WaitGroup
-		for range 4 {
-			wait.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
-					if a, err := sendProbe(t.Context(), g, newProbe()); err != nil || a.status != 200 {
-						t.Errorf("got %d, %v", a.status, err)
-						failed.Add(1)
-					}
-					answered.Add(1)
-				}
-			})
-		}
+		answered, stop := probeLoad(t, g, "")
 		began := time.Now()
 		for i := range reloads {
 			g.reload(reloadRoute(i, handlers))
 			pass(lasting(50*time.Millisecond, 150*time.Millisecond))
 		}
 		took = time.Since(began)
-		close(stop)
-		wait.Wait()
+		stop()
+		answers += answered.Load()
 		probed.Clear()
 		g.reload(reloadRoute("last", handlers)) // the last requests are through
 		var stats runtime.MemStats
@@ -549,8 +532,8 @@ func TestScenarioReloads(t *testing.T) {
 	secondTook, goroutinesAfter, heapAfter := underLoad(reloads / 2)
 	references := slices.Collect(maps.Values(grantReferences()))
 	growth := (float64(heapAfter) - float64(heapBefore)) / float64(reloads/2)
-	t.Logf("reloads: %d in %v, %d answers, %d failed; %d token requests; goroutines %d, then %d; %.0f bytes more per reload",
-		reloads, firstTook+secondTook, answered.Load(), failed.Load(), endpoint.count(), goroutinesBefore, goroutinesAfter, growth)
+	t.Logf("reloads: %d in %v, %d answers, failed: %t; %d token requests; goroutines %d, then %d; %.0f bytes more per reload",
+		reloads, firstTook+secondTook, answers, t.Failed(), endpoint.count(), goroutinesBefore, goroutinesAfter, growth)
 	wantFetched(t, endpoint, 1)
 	if !slices.Equal(references, []int{1}) {
 		t.Errorf("grants in use: %v", references)

@@ -133,6 +133,10 @@ func momentAt(t time.Time) moment {
 	return moment{monotonic: t, wall: t.Round(0)}
 }
 
+func (m moment) add(d time.Duration) moment {
+	return moment{monotonic: m.monotonic.Add(d), wall: m.wall.Add(d)}
+}
+
 // passed reports whether one of the clocks has come to it. So a wall clock that is set
 // back makes nothing last longer, and time in which the machine slept counts.
 func (m moment) passed(now time.Time) bool {
@@ -142,8 +146,8 @@ func (m moment) passed(now time.Time) bool {
 // token is an access token in the cache. It is immutable.
 type token struct {
 	value      string
-	generation uint64    // higher than that of every token before it
-	sent       time.Time // when it was asked for, from which its lifetime counts
+	generation uint64 // higher than that of every token before it
+	sent       moment // when it was asked for, from which its lifetime counts
 	lifetime   time.Duration
 	refreshIn  time.Duration // when the endpoint wants it to be renewed, 0 if it didn't say
 	spread     float64       // from -1 to 1, drawn once, by which a fleet's renewals spread out
@@ -152,10 +156,10 @@ type token struct {
 
 func newToken(granted grantedToken) *token {
 	t := &token{
-		value: granted.value, sent: granted.sent, lifetime: granted.lifetime, refreshIn: granted.refreshIn,
+		value: granted.value, sent: momentAt(granted.sent), lifetime: granted.lifetime, refreshIn: granted.refreshIn,
 		spread: 2*rand.Float64() - 1, //nolint:gosec // jitter
 	}
-	t.servedTo = momentAt(t.sent.Add(t.servedFor()))
+	t.servedTo = t.sent.add(t.servedFor())
 	return t
 }
 

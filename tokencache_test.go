@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,18 +21,10 @@ type fetchStub struct {
 	takes    time.Duration
 	lifetime time.Duration // an hour if zero
 	answer   func(ctx context.Context, n int64) (grantedToken, *fetchError)
-	changed  bool // the credential, since any failure
-
-	mu       sync.Mutex
-	outcomes []outcome // as reported
-	asked    []time.Time
 }
 
 func (s *fetchStub) fetch(ctx context.Context) fetched {
 	n, sent := s.calls.Add(1), time.Now()
-	s.mu.Lock()
-	s.asked = append(s.asked, sent)
-	s.mu.Unlock()
 	select {
 	case <-time.After(s.takes):
 	case <-ctx.Done():
@@ -56,26 +47,9 @@ func (s *fetchStub) fetch(ctx context.Context) fetched {
 	return fetched{granted: granted}
 }
 
-func (s *fetchStub) limit() time.Duration { return s.takes }
-
-func (s *fetchStub) changedSince(context.Context, *fetchError) bool { return s.changed }
-
-func (s *fetchStub) report(o outcome) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.outcomes = append(s.outcomes, o)
-}
-
-// triggers lists why the endpoint was asked.
-func (s *fetchStub) triggers() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var list []string
-	for _, o := range s.outcomes {
-		list = append(list, string(o.trigger))
-	}
-	return strings.Join(list, " ")
-}
+func (s *fetchStub) limit() time.Duration                           { return s.takes }
+func (s *fetchStub) changedSince(context.Context, *fetchError) bool { return false }
+func (s *fetchStub) report(outcome)                                 {}
 
 // fails makes the stub answer with this error, or grant again if it is nil.
 func (s *fetchStub) fails(failure *fetchError) {
