@@ -103,7 +103,7 @@ func logFailure(logger *zap.Logger, o outcome) {
 		fields = append(fields, zap.Duration("retry_after", o.failure.retryAfter))
 	}
 	fields = append(fields, zap.Duration("next_try", time.Until(o.retryAt)))
-	if o.usable {
+	if o.usable && o.trigger != triggerRejected {
 		logger.Warn("token not renewed; the one at hand is used on", fields...)
 		return
 	}

@@ -197,3 +197,20 @@ func TestFileThatHangsHoldsUpNoRequest(t *testing.T) {
 	}
 	awaitCondition(t, "the gateway recovers", func() bool { return g.get("/").status == 200 })
 }
+
+// A token that the upstream rejects is none, though its time has not come.
+func TestFailedRenewalOfARejectedTokenIsAnError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.mustGet()
+		g.accepts(func(string) bool { return false }, nil)
+		g.endpoint.becomes(cannedStatus(400))
+		if a := g.get(); a.status != 502 {
+			t.Errorf("got %+v", a)
+		}
+		entries := g.logs.FilterMessage("no token obtained").All()
+		if len(entries) != 1 || entries[0].ContextMap()["trigger"] != string(triggerRejected) {
+			t.Errorf("logged %v", g.logs.All())
+		}
+	})
+}
