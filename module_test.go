@@ -218,6 +218,9 @@ func TestProvisionRefuses(t *testing.T) {
 
 		// Times and the way to the endpoint.
 		{"negative timeout", jsonWith(`"timeout":-1`), []string{"timeout: must be longer than zero", "such as 10s"}},
+		{"refresh_ahead as a number", jsonWith(`"refresh_ahead":"30"`), []string{"refresh_ahead: \"30\" is not a time ahead", "use a duration such as 2m", "or off"}},
+		{"negative refresh_ahead", jsonWith(`"refresh_ahead":"-5m"`), []string{"refresh_ahead: \"-5m\" is not a time ahead", "such as 25%"}},
+		{"refresh_ahead of the whole life", jsonWith(`"refresh_ahead":"100%"`), []string{"refresh_ahead: \"100%\" is not a time ahead", "up to 90%"}},
 		{"negative default_ttl", jsonWith(`"default_ttl":"-5m"`), []string{"default_ttl: must be longer than zero", "such as 5m"}},
 		{"transport with proxy_protocol", configWith("transport {\nproxy_protocol v2\n}"), []string{"transport: proxy_protocol needs a client's connection", "remove it"}},
 		{"transport with an unknown version", configWith("transport {\nversions 4\n}"), []string{"transport: unsupported HTTP version"}},
@@ -406,6 +409,7 @@ func TestEqualGrantsAreShared(t *testing.T) {
 		"the default format by name":         configWith(all, "request_format form"),
 		"another timeout":                    configWith(all, "timeout 3s"),
 		"another default_ttl":                configWith(all, "default_ttl 3s"),
+		"another refresh_ahead":              configWith(all, "refresh_ahead 50%"),
 		"another token_header":               configWith(all, "token_header X-Api-Token"),
 		"keep_client_authorization":          configWith(all, "keep_client_authorization"),
 		"other statuses":                     configWith(all, "retry_status 403"),
