@@ -54,18 +54,17 @@ func backoffFor(failure *fetchError) backoffRow {
 // backoff counts the failed fetches since the last that succeeded, each row for itself.
 type backoff [backoffRows]int
 
-// next counts a failure and returns how long to wait after it.
-func (b *backoff) next(row backoffRow) time.Duration {
-	wait := b.wait(row)
-	b[row]++
+// jittered draws a wait.
+func jittered(wait time.Duration) time.Duration {
 	return time.Duration(float64(wait) * (leastJitter + (mostJitter-leastJitter)*rand.Float64())) //nolint:gosec // jitter
 }
 
-// longest is what next returns at most after such a failure.
+// longest is the longest wait that can be drawn after such a failure that leaves no token.
 func (b *backoff) longest(failure *fetchError) time.Duration {
 	return time.Duration(float64(b.wait(backoffFor(failure))) * mostJitter)
 }
 
+// wait is how long to wait after the next failure.
 func (b *backoff) wait(row backoffRow) time.Duration {
 	wait, last := row.bounds()
 	for range b[row] {

@@ -5,6 +5,13 @@ import (
 	"time"
 )
 
+// next counts a failure.
+func (b *backoff) next(row backoffRow) time.Duration {
+	wait := jittered(b.wait(row))
+	b[row]++
+	return wait
+}
+
 func TestWaitsDoubleUpToTheLast(t *testing.T) {
 	for _, test := range []struct {
 		row   backoffRow

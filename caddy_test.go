@@ -150,7 +150,8 @@ func TestTimeoutIsAnswered504AndThen503(t *testing.T) {
 	endpoint.setAnswer(func(_ http.ResponseWriter, r *http.Request, _ int) { <-r.Context().Done() })
 	g := startGateway(t, endpoint.options("timeout 200ms")+upstream.proxy())
 	first, second := g.get("/"), g.get("/")
-	if first.status != 504 || second.status != 503 || second.header.Get("Retry-After") != "1" {
+	retryAfter := second.header.Get("Retry-After")
+	if first.status != 504 || second.status != 503 || retryAfter != "1" && retryAfter != "2" {
 		t.Errorf("got %d, then %d with %v", first.status, second.status, second.header)
 	}
 	if n := endpoint.count(); n != 1 {

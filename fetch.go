@@ -8,15 +8,19 @@ import (
 	"go.uber.org/zap"
 )
 
-// changeLookup bounds the look whether a credential has been replaced.
+// changeLookup bounds the look whether a credential has been replaced, and is the time
+// between two that find nothing readable.
 const changeLookup = time.Second
 
 // fetch implements source.
 func (h *Handler) fetch(ctx context.Context) fetched {
-	var request grantRequest
-	granted, failure := h.client.fetch(ctx, func(ctx context.Context) (_ grantRequest, err error) {
-		request, err = h.resolveWithin(ctx)
-		return request, err
+	request := h.template() // until it is known what the placeholders stand for
+	granted, failure := h.client.fetch(ctx, func(ctx context.Context) (grantRequest, error) {
+		resolved, err := h.resolveWithin(ctx)
+		if err == nil {
+			request = resolved
+		}
+		return resolved, err
 	})
 	return fetched{granted: granted, failure: failure, endpoint: request.endpointName(), clientID: request.clientID}
 }
@@ -25,15 +29,24 @@ func (h *Handler) fetch(ctx context.Context) fetched {
 func (h *Handler) limit() time.Duration { return time.Duration(h.Timeout) }
 
 // changedSince implements source. Only one caller at a time looks, since files are read
-// for that; the others take it that nothing has changed.
+// for that, and after a look in vain none for a while, since Caddy logs each; the others
+// take it that nothing has changed.
 func (h *Handler) changedSince(ctx context.Context, failure *fetchError) bool {
 	if !h.hasPlaceholders || len(h.resolving) > 0 {
+		return false
+	}
+	if at := h.lookedInVain.Load(); at != nil && time.Since(*at) < changeLookup {
 		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, changeLookup)
 	defer cancel()
 	request, err := h.resolveWithin(ctx)
-	return err == nil && request.key() != failure.asked
+	if err != nil {
+		now := time.Now()
+		h.lookedInVain.Store(&now)
+		return false
+	}
+	return request.key() != failure.asked
 }
 
 // resolveWithin is resolve for as long as ctx lasts. A file on a mount that hangs can

@@ -49,7 +49,7 @@ const (
 //
 // Placeholder | Description
 // ------------|-------------
-// `{http.oauth_cc.status}` | Where the request's token came from: `fresh` (the cache), `stale` (the cache, while the next one is being fetched), `fetched` (this request waited for it), `replayed` (a renewed one, after the upstream rejected the first) or `none`
+// `{http.oauth_cc.status}` | Where the request's token came from: `fresh` (the cache), `stale` (the cache, while the next one is due or being fetched), `fetched` (this request waited for it), `replayed` (a renewed one, after the upstream rejected the first) or `none`
 // `{http.oauth_cc.error}` | Why there was no token: an error code registered for OAuth, such as `invalid_client`, or `refused`, `unreachable`, `timeout`, `server_error`, `invalid_response`
 type Handler struct {
 	// The URL of the token endpoint (RFC 6749 §3.2): absolute, https, without user
@@ -161,6 +161,7 @@ type Handler struct {
 	refreshAhead    refreshAhead
 	hasPlaceholders bool
 	resolving       chan struct{} // holds one element while placeholders are resolved
+	lookedInVain    atomic.Pointer[time.Time]
 
 	client   *tokenClient
 	key      grantKey

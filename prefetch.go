@@ -38,9 +38,9 @@ func (h *Handler) provisionPrefetch(ctx caddy.Context) error {
 	}
 	keeping, stop := context.WithCancel(context.Background())
 	h.keeper = &keeper{stop: stop}
-	start := configurationStarted{func() {
+	start := configurationStarted{sync.OnceFunc(func() {
 		h.keeper.done.Go(func() { h.keepToken(keeping) })
-	}}
+	})}
 	if err := app.(*caddyevents.App).On("started", start); err != nil {
 		stop()
 		return fmt.Errorf("prefetch: %w", err)
@@ -75,9 +75,12 @@ type configurationStarted struct {
 	begin func()
 }
 
-// Handle implements caddyevents.Handler.
-func (s configurationStarted) Handle(context.Context, caddy.Event) error {
-	s.begin()
+// Handle implements caddyevents.Handler. An event of that name with an origin is some
+// module's own.
+func (s configurationStarted) Handle(_ context.Context, event caddy.Event) error {
+	if event.Origin() == nil {
+		s.begin()
+	}
 	return nil
 }
 

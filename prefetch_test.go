@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 // keepVirtually runs a keeper for a while.
@@ -126,6 +128,27 @@ func TestPrefetchBeginsWithTheConfiguration(t *testing.T) {
 	wantFetched(t, endpoint, 1)
 	if logged := g.logs.all(); strings.Contains(logged, "s3cret-canary") {
 		t.Error("the log has the secret")
+	}
+}
+
+// Caddy tells once that a configuration runs, and others may tell of something else by
+// the same name.
+func TestKeeperBeginsOnce(t *testing.T) {
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: t.Context()})
+	defer cancel()
+	begun := 0
+	start := configurationStarted{sync.OnceFunc(func() { begun++ })}
+	for range 3 {
+		event, err := caddy.NewEvent(ctx, "started", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := start.Handle(ctx, event); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if begun != 1 {
+		t.Errorf("begun %d times", begun)
 	}
 }
 

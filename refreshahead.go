@@ -55,7 +55,7 @@ func parseRefreshAhead(text string) (refreshAhead, error) {
 // staleFrom is when the token is to be renewed: the time ahead of the moment in which
 // it counts as expired, moved by up to a fifth; or, if that is earlier, when the endpoint
 // wants it to be renewed, or up to a fifth sooner. A token is never renewed in the first
-// tenth of its life, nor a short-lived one within the first second.
+// tenth of its life, nor in the first second or the first half of a shorter life.
 func (a refreshAhead) staleFrom(t *token) moment {
 	if a.off {
 		return t.servedTo

@@ -2,9 +2,13 @@ package oauthcc
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 )
 
 func TestNoRequestWaitsWhileTheEndpointIsHealthy(t *testing.T) {
@@ -247,7 +251,7 @@ func TestExpiryEndsThePauseOfRenewals(t *testing.T) {
 		g.mustGet()
 		g.endpoint.becomes(dying)
 		g.load(50*time.Millisecond, 389*time.Second, g.wantServed)
-		next := g.grant.nextTry
+		next := g.grant.failed.nextTry
 		g.endpoint.becomes(nil)
 		time.Sleep(time.Until(g.grant.current.Load().servedTo.monotonic))
 		if pause := time.Until(next); pause < time.Second {
@@ -358,7 +362,7 @@ func TestFailureIsForgotten(t *testing.T) {
 		g.load(100*time.Millisecond, time.Minute, func(virtualAnswer) {})
 		g.endpoint.becomes(nil)
 		g.endpoint.takes = 4 * time.Second
-		time.Sleep(90 * time.Second)
+		time.Sleep(outageMemory + 20*time.Second)
 		if a := g.get(); a.status != 200 || a.waited != g.endpoint.takes {
 			t.Errorf("got %+v", a)
 		}
@@ -401,7 +405,7 @@ func TestOddLifetimes(t *testing.T) {
 					t.Errorf("%d token requests, want %d at the most", n, test.most)
 				}
 				told, wanted := g.logs.FilterMessageSnippet("expired already when it is granted").Len(), 0
-				if test.expiresIn == "0" || test.expiresIn == "-7" {
+				if test.expiresIn == "0" || test.expiresIn == "-7" || test.expiresIn == "0.001" {
 					wanted = 1
 				}
 				if told != wanted {
@@ -462,4 +466,125 @@ func TestClockThatIsSetCostsOneFetch(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Requests that come seldom are no reason to start the pauses anew, nor to wait for an
+// endpoint that hangs each time.
+func TestSparseRequestsDoNotStartAnew(t *testing.T) {
+	for _, every := range []time.Duration{80 * time.Second, 2 * time.Minute} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newVirtualGateway(t, new(Handler))
+			g.endpoint.becomes(cannedStatus(400))
+			g.load(every, time.Hour, func(virtualAnswer) {})
+			if n := g.endpoint.count(); n > 20 {
+				t.Errorf("a request every %v: %d token requests in an hour", every, n)
+			}
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.endpoint.becomes(hanging)
+		stalled := 0
+		g.load(65*time.Second, time.Hour, func(a virtualAnswer) {
+			if a.waited > outagePatience {
+				stalled++
+			}
+		})
+		if stalled != 1 {
+			t.Errorf("%d requests waited for the timeout", stalled)
+		}
+	})
+}
+
+// The token is about to expire, the upstream rejects it, and the endpoint is down: one
+// schedule holds for both reasons to ask, and clients get one kind of answer.
+func TestRejectedTokenDuringAnOutage(t *testing.T) {
+	for _, outage := range outages {
+		t.Run(outage.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, &Handler{RefreshAhead: "50%"})
+				g.mustGet()
+				time.Sleep(40 * time.Minute)
+				g.accepts(func(token string) bool { return token != "token-1" }, nil)
+				g.endpoint.becomes(outage.down)
+				down := time.Now()
+				g.load(100*time.Millisecond, 5*time.Minute, func(a virtualAnswer) {
+					if a.status != outage.status && !(outage.status == 504 && a.status == 503) || a.cause != outage.code {
+						t.Errorf("after %v: got %+v", time.Since(down), a)
+					}
+				})
+				var last time.Time
+				for _, entry := range g.logs.All() {
+					took, _ := entry.ContextMap()["duration"].(time.Duration)
+					if entry.ContextMap()["error"] == nil {
+						continue
+					}
+					if pause := entry.Time.Add(-took).Sub(last); pause < 800*time.Millisecond || outage.refused && pause < 4*time.Second {
+						t.Errorf("asked again after %v", pause)
+					}
+					last = entry.Time
+				}
+				if outage.refused && g.logs.FilterField(zap.String("error", outage.code)).Len() > 12 {
+					t.Errorf("asked too often: %d", g.logs.Len())
+				}
+			})
+		})
+	}
+}
+
+// One path whose rejections no token cures must not keep others from being renewed.
+func TestRejectionsDoNotHoldOffRenewals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, &Handler{RefreshAhead: "50%", RetryStatus: []int{401, 403}})
+		g.mustGet()
+		time.Sleep(45 * time.Minute)
+		g.endpoint.becomes(cannedStatus(400))
+		g.rejectPath("/closed", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) })
+		time.AfterFunc(9*time.Minute, func() { g.endpoint.becomes(nil) })
+		for range 200 {
+			_ = g.send(httptest.NewRequest(http.MethodGet, "/closed", nil))
+			if a := g.get(); a.status != 200 || a.waited != 0 {
+				t.Errorf("got %+v", a)
+			}
+			time.Sleep(5 * time.Second)
+		}
+	})
+}
+
+// A rejection that is not due to be judged anew passes, whatever failed in between.
+func TestBareRejectionPassesOnceTheEndpointIsWell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.mustGet()
+		g.accepts(func(string) bool { return false }, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) })
+		g.get() // uncured
+		time.Sleep(6 * time.Second)
+		g.accepts(func(string) bool { return false }, nil)
+		g.endpoint.becomes(dying)
+		if a := g.get(); a.status != 503 {
+			t.Errorf("got %+v", a)
+		}
+		g.endpoint.becomes(nil)
+		time.Sleep(7 * time.Second)
+		g.grant.bareFrom = time.Now().Add(time.Minute)
+		g.accepts(func(string) bool { return false }, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) })
+		if a := g.get(); a.status != 401 {
+			t.Errorf("got %+v", a)
+		}
+	})
+}
+
+// Configurations that share a token can differ in how long they wait for one.
+func TestTimeoutIsTheConfigurationsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		patient := newVirtualGateway(t, &Handler{Timeout: caddy.Duration(time.Minute)})
+		hasty := newVirtualGateway(t, &Handler{Timeout: caddy.Duration(time.Second)})
+		patient.endpoint.becomes(hanging)
+		go patient.get()
+		synctest.Wait()
+		if a := hasty.get(); a.status != 504 || a.waited != time.Second || a.retryAfter == 0 {
+			t.Errorf("got %+v", a)
+		}
+		time.Sleep(time.Minute)
+	})
 }

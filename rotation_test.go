@@ -4,6 +4,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -146,6 +147,73 @@ func TestReplacedSecretEndsThePauseOfARejectedToken(t *testing.T) {
 		}
 		if n := endpoint.count(); n != 3 {
 			t.Errorf("asked %d times", n)
+		}
+	})
+}
+
+// What the old secret came to says nothing of what the new one will.
+func TestReplacedSecretIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, endpoint, file := newLockedGateway(t, new(Handler))
+		slow := endpointFunc(func(req *http.Request) (*http.Response, error) {
+			time.Sleep(3 * time.Second)
+			return endpoint.RoundTrip(req)
+		})
+		g.client.transport = slow
+		g.mustGet()
+		endpoint.becomes("new")
+		time.Sleep(80 * time.Second) // the token is stale, and its renewal refused
+		g.mustGet()
+		time.Sleep(4 * time.Second)
+		g.mustGet()
+		writeFile(t, file, "new")
+		time.Sleep(4 * time.Second) // it has expired
+		if a := g.get(); a.status != 200 || a.token != "of-new" || a.waited != 3*time.Second {
+			t.Errorf("got %+v", a)
+		}
+	})
+}
+
+// Caddy logs each look at a file that is not there.
+func TestMissingFileIsNotLookedUpByEveryRequest(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	endpoint.lifetime = 1
+	file := filepath.Join(t.TempDir(), "secret")
+	writeFile(t, file, "s3cret-canary")
+	g := startGateway(t, endpoint.options("refresh_ahead off", "audience {file."+file+"}")+upstream.proxy())
+	g.get("/")
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	awaitCondition(t, "the token expires", func() bool { return g.get("/").status == 502 })
+	began := time.Now()
+	g.getConcurrently(200, 502)
+	looks := strings.Count(g.logs.all(), "failed to read file")
+	if most := 4 + int(2*time.Since(began)/changeLookup); looks > most {
+		t.Errorf("the file was looked up %d times, want %d at the most", looks, most)
+	}
+	for _, entry := range g.logs.with("no token obtained") {
+		if entry["client_id"] != "app" || entry["endpoint"] != endpoint.URL+"/token" {
+			t.Errorf("logged %v", entry)
+		}
+	}
+}
+
+// A file that is gone for a while, and then there again as it was, is no new secret.
+func TestFileThatWasGoneDoesNotStartThePausesAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, endpoint, file := newLockedGateway(t, new(Handler))
+		endpoint.becomes("new")
+		g.load(100*time.Millisecond, 4*time.Minute, func(virtualAnswer) {})
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		g.load(100*time.Millisecond, 3*time.Minute, func(virtualAnswer) {}) // one fetch fails for that
+		writeFile(t, file, "old")
+		before := endpoint.count()
+		g.load(100*time.Millisecond, time.Minute, func(virtualAnswer) {})
+		if n := endpoint.count() - before; n != 1 {
+			t.Errorf("the same secret was tried %d times", n)
 		}
 	})
 }

@@ -33,8 +33,9 @@ const (
 	outagePatience = time.Second
 
 	// outageMemory is how long after the next try was due a failure still tells
-	// something of the endpoint.
-	outageMemory = time.Minute
+	// something of the endpoint: twice the longest pause, so that requests that come
+	// less and less often don't start the pauses anew.
+	outageMemory = 10 * time.Minute
 )
 
 // grantKey identifies a token: equal keys ask the same endpoint for the same grant
@@ -181,13 +182,31 @@ func fingerprint(value string) string {
 // unavailableError tells a caller why there is no token and when to come back.
 type unavailableError struct {
 	cause   *fetchError
-	retryAt time.Time // not before then is the endpoint asked again for who has no token
+	retryAt time.Time // not before then is the endpoint asked again
 	waiting bool      // the endpoint was not asked this time, or not waited for
-	forced  bool      // it was asked to replace a token that the upstream rejected
 }
 
 func (e *unavailableError) Error() string { return e.cause.Error() }
 func (e *unavailableError) Unwrap() error { return e.cause }
+
+// failedFetch is what the last fetch leaves behind that has failed.
+type failedFetch struct {
+	cause *fetchError
+
+	// Not before these moments is the endpoint asked again: for who has no token that
+	// could be served, for who has one that the upstream rejects, and for any of these
+	// or of those whose token is to be renewed ahead of its expiry.
+	missAt, rejectedAt, nextTry time.Time
+
+	// Since the last fetch that succeeded, one that was to replace a rejected token has
+	// failed.
+	forced bool
+}
+
+// until tells a caller to come back later, without the endpoint being asked.
+func (f *failedFetch) until(retryAt time.Time) *unavailableError {
+	return &unavailableError{cause: f.cause, retryAt: retryAt, waiting: true}
+}
 
 // errNotRenewed is the outcome of a forced renewal that was not due or that brought
 // the same token again: there is nothing to replay with.
@@ -201,10 +220,9 @@ type cachedGrant struct {
 
 	mu         sync.Mutex
 	flight     *flight
-	released   bool              // no configuration uses the grant any more; requests may
-	failed     *unavailableError // the last fetch, if it failed, for those who come later
-	failures   backoff           // in a row
-	nextTry    time.Time         // when the endpoint may be asked again for any reason, after a failure
+	released   bool         // no configuration uses the grant any more; requests may
+	failed     *failedFetch // nil if the last fetch succeeded
+	failures   backoff      // since then
 	generation uint64
 	forcedFrom time.Time     // not before then is a token renewed that was rejected
 	bareWait   time.Duration // 0 until a renewal did not cure
@@ -220,8 +238,10 @@ type cachedGrant struct {
 // flight is the one fetch in progress, shared by all who wait for it.
 type flight struct {
 	trigger trigger
-	bare    bool // a token is to be replaced of which the upstream did not say that it was at fault
+	forced  bool // a rejected token is to be replaced, if not by trigger then for one who joined
+	bare    bool // the fetch was started for one of which the upstream did not say that it was at fault
 	began   time.Time
+	limit   time.Duration     // that it can last
 	outage  *unavailableError // for those who don't wait to its end, if the fetch before failed
 	cancel  context.CancelFunc
 	waiting int           // guarded by the grant's lock
@@ -264,23 +284,30 @@ func (g *cachedGrant) usable(now time.Time) *token {
 // share one fetch; ctx ends the wait of this caller alone. Errors are of type
 // *unavailableError, or those of ctx.
 func (g *cachedGrant) get(ctx context.Context, src source) (*token, error) {
-	return g.obtain(ctx, src, func() (*token, *flight, error) {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if t := g.usable(time.Now()); t != nil {
-			return t, nil, nil
-		}
-		f, err := g.join(src, flight{trigger: triggerMiss})
-		return nil, f, err
-	})
+	g.noticeChange(ctx, src)
+	g.mu.Lock()
+	if t := g.usable(time.Now()); t != nil {
+		g.mu.Unlock()
+		return t, nil
+	}
+	f, err := g.join(src, flight{trigger: triggerMiss})
+	g.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return g.wait(ctx, f, src)
 }
 
 // renew returns a token other than the one that the upstream rejected: the cached
 // one, if it is newer, else a new one. bare tells that the upstream did not say that
 // the token was at fault. Errors are those of get, and errNotRenewed.
 func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, src source) (*token, error) {
-	t, err := g.obtain(ctx, src, func() (*token, *flight, error) { return g.force(rejected, bare, src) })
-	if err != nil {
+	g.noticeChange(ctx, src)
+	t, f, err := g.force(rejected, bare, src)
+	if err != nil || t != nil {
+		return t, err
+	}
+	if t, err = g.wait(ctx, f, src); err != nil {
 		return nil, err
 	}
 	if t.generation <= rejected.generation {
@@ -339,7 +366,7 @@ func (g *cachedGrant) keep(ctx context.Context, ahead refreshAhead, src source) 
 	case t == nil && g.failed == nil:
 		return now
 	case t == nil:
-		return g.failed.retryAt
+		return g.failed.missAt
 	}
 	due := ahead.staleFrom(t).monotonic
 	if from := g.aheadFrom.Load(); from != nil && from.After(due) {
@@ -353,54 +380,44 @@ func (g *cachedGrant) keep(ctx context.Context, ahead refreshAhead, src source) 
 
 // board returns the fetch that keep waits for, or nil if there is none to wait for.
 func (g *cachedGrant) board(ctx context.Context, ahead refreshAhead, src source) *flight {
-	look := func() (*flight, error) {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		now := time.Now()
-		if t := g.usable(now); t != nil && (!ahead.staleFrom(t).passed(now) || g.flight == nil && !g.isAheadDue(now)) {
-			return nil, nil
-		}
-		return g.join(src, flight{trigger: triggerPrefetch})
+	g.noticeChange(ctx, src)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	now := time.Now()
+	if t := g.usable(now); t != nil && (!ahead.staleFrom(t).passed(now) || g.flight == nil && !g.isAheadDue(now)) {
+		return nil
 	}
-	f, err := look()
-	if g.pauseIsOver(ctx, err, src) {
-		f, _ = look()
+	f, err := g.join(src, flight{trigger: triggerPrefetch})
+	if err != nil {
+		return nil
 	}
 	return f
 }
 
-// obtain returns the token that look finds, or else that of the fetch. When the
-// endpoint is left alone after a failure, look gets a second chance if what failed is
-// not what would be asked for now.
-func (g *cachedGrant) obtain(ctx context.Context, src source, look func() (*token, *flight, error)) (*token, error) {
-	t, f, err := look()
-	if g.pauseIsOver(ctx, err, src) {
-		t, f, err = look()
-	}
-	if t != nil || err != nil {
-		return t, err
-	}
-	return g.wait(ctx, f)
-}
-
-// pauseIsOver ends the pause that err tells of, if there is another credential by now.
-func (g *cachedGrant) pauseIsOver(ctx context.Context, err error, src source) bool {
-	paused, ok := errors.AsType[*unavailableError](err)
-	if !ok || !src.changedSince(ctx, paused.cause) {
-		return false
+// noticeChange has a failure forgotten if a fetch would ask for something else by now.
+func (g *cachedGrant) noticeChange(ctx context.Context, src source) {
+	g.mu.Lock()
+	failed := g.failed
+	g.mu.Unlock()
+	if failed == nil || !src.changedSince(ctx, failed.cause) {
+		return
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.failed != nil && g.failed.cause == paused.cause {
-		g.forget()
-		g.forcedFrom = time.Time{}
+	if g.failed != failed {
+		return
 	}
-	return true
+	failures := g.failures
+	g.forget()
+	g.forcedFrom = time.Time{}
+	if failed.cause.unsent {
+		g.failures = failures // of what was sent before, which may come again
+	}
 }
 
 // forget makes the fetch before count as one that succeeded. The caller holds mu.
 func (g *cachedGrant) forget() {
-	g.failed, g.failures, g.nextTry = nil, backoff{}, time.Time{}
+	g.failed, g.failures = nil, backoff{}
 	g.aheadFrom.Store(nil)
 }
 
@@ -414,19 +431,29 @@ func (g *cachedGrant) force(rejected *token, bare bool, src source) (*token, *fl
 	if t != nil && t.generation > rejected.generation {
 		return t, nil, nil
 	}
-	tooSoon := now.Before(g.forcedFrom) || bare && now.Before(g.bareFrom)
-	if t != nil && g.flight == nil && tooSoon {
-		if g.failed == nil || !g.failed.forced {
+	if t != nil && g.flight == nil {
+		if g.failed != nil && g.failed.forced {
+			// There is no other token to be had, so the rejection is not the answer.
+			if at := later(g.failed.rejectedAt, g.forcedFrom); now.Before(at) {
+				return nil, nil, g.failed.until(at)
+			}
+		}
+		if now.Before(g.forcedFrom) || bare && now.Before(g.bareFrom) {
 			return nil, nil, errNotRenewed
 		}
-		paused := *g.failed // the renewal before failed, so there is no token to be had
-		if g.forcedFrom.After(paused.retryAt) {
-			paused.retryAt = g.forcedFrom
+		if g.failed != nil && now.Before(g.failed.rejectedAt) {
+			return nil, nil, g.failed.until(g.failed.rejectedAt)
 		}
-		return nil, nil, &paused
 	}
-	f, err := g.join(src, flight{trigger: triggerRejected, bare: bare})
+	f, err := g.join(src, flight{trigger: triggerRejected, forced: true, bare: bare})
 	return nil, f, err
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 // join returns the fetch in progress or starts one, unless the endpoint is to be
@@ -434,11 +461,12 @@ func (g *cachedGrant) force(rejected *token, bare bool, src source) (*token, *fl
 // holds mu, and counts as waiting.
 func (g *cachedGrant) join(src source, kind flight) (*flight, error) {
 	if g.flight == nil {
-		if g.failed != nil && time.Now().Before(g.failed.retryAt) {
-			return nil, g.failed
+		if g.failed != nil && time.Now().Before(g.failed.missAt) {
+			return nil, g.failed.until(g.failed.missAt)
 		}
 		g.start(src, kind)
 	}
+	g.flight.forced = g.flight.forced || kind.forced
 	g.flight.waiting++
 	return g.flight, nil
 }
@@ -446,17 +474,17 @@ func (g *cachedGrant) join(src source, kind flight) (*flight, error) {
 // start begins a fetch. The caller holds mu.
 func (g *cachedGrant) start(src source, kind flight) {
 	now := time.Now()
-	if now.After(g.nextTry.Add(outageMemory)) {
+	if g.failed != nil && now.After(g.failed.nextTry.Add(outageMemory)) {
 		g.forget()
 	}
-	if kind.trigger == triggerRejected {
+	if kind.forced {
 		g.forcedFrom = now.Add(forcedSpacing)
 	}
-	kind.began = now
+	kind.began, kind.limit = now, src.limit()
 	if g.failed != nil {
-		// The latest that the endpoint is asked the next time, should this fetch fail too.
-		next := now.Add(src.limit() + g.failures.longest(g.failed.cause))
-		kind.outage = &unavailableError{cause: g.failed.cause, retryAt: next, waiting: true}
+		// The latest that the endpoint is asked the next time, should this fetch fail in
+		// the same way.
+		kind.outage = g.failed.until(now.Add(kind.limit + g.failures.longest(g.failed.cause)))
 	}
 	// The context has nothing of the request that starts the fetch, which others
 	// wait for as well; fetch itself bounds its time.
@@ -502,37 +530,58 @@ func (g *cachedGrant) land(f *flight, result fetched) outcome {
 		g.atEnd = result.granted.atEnd
 		return o
 	}
-	failed := unavailableError{cause: result.failure, retryAt: now.Add(result.failure.retryAfter), forced: f.trigger == triggerRejected}
 	o.usable = g.usable(now) != nil
-	// Who has a rejected token has none.
-	row := backoffBackground
-	if !o.usable || failed.forced {
-		row = backoffFor(result.failure)
+	if ended {
+		f.err = &unavailableError{cause: result.failure, retryAt: now}
+		return o
 	}
-	if !ended {
-		g.nextTry = now.Add(max(g.failures.next(row), result.failure.retryAfter))
-		o.retryAt = g.nextTry
-		g.aheadFrom.Store(&o.retryAt)
-		if row != backoffBackground { // else who comes without a token need not wait
-			failed.retryAt = g.nextTry
-		}
-		paused := failed
-		paused.waiting = true
-		g.failed = &paused
+	g.failed = g.postpone(now, result.failure, o.usable, f.forced)
+	next, retryAt := g.failed.nextTry, g.failed.missAt
+	if o.usable { // so who waits has a token, but a rejected one
+		retryAt = g.failed.rejectedAt
 	}
-	f.err = &failed
+	g.aheadFrom.Store(&next)
+	o.retryAt = next
+	f.err = &unavailableError{cause: result.failure, retryAt: retryAt}
 	return o
+}
+
+// postpone finds when the endpoint is asked again after a failure. The caller holds mu.
+func (g *cachedGrant) postpone(now time.Time, cause *fetchError, usable, forced bool) *failedFetch {
+	failed := &failedFetch{cause: cause, forced: forced || g.failed != nil && g.failed.forced}
+	without := g.failures.wait(backoffFor(cause))
+	if forced || !usable {
+		g.failures[backoffFor(cause)]++
+	}
+	failed.rejectedAt = now.Add(max(jittered(without), cause.retryAfter))
+	if !usable {
+		failed.missAt, failed.nextTry = failed.rejectedAt, failed.rejectedAt
+		return failed
+	}
+	// Once the token has expired the pause for renewals is over, but for what the
+	// endpoint has asked for.
+	failed.missAt = now.Add(cause.retryAfter)
+	failed.nextTry = now.Add(max(jittered(g.failures.wait(backoffBackground)), cause.retryAfter))
+	g.failures[backoffBackground]++
+	return failed
 }
 
 // wait waits for the outcome of the fetch. Its token goes to those who waited for it
 // even if it was granted for less time than the answer took: none is newer.
-func (g *cachedGrant) wait(ctx context.Context, f *flight) (*token, error) {
+func (g *cachedGrant) wait(ctx context.Context, f *flight, src source) (*token, error) {
 	defer g.leave(f)
 	var enough <-chan time.Time
-	if f.outage != nil {
+	late := f.outage
+	switch limit := src.limit(); {
+	case late != nil:
 		timer := time.NewTimer(time.Until(f.began.Add(outagePatience)))
 		defer timer.Stop()
 		enough = timer.C
+	case limit < f.limit: // of the configuration that started the fetch
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		enough = timer.C
+		late = &unavailableError{cause: &fetchError{class: classTimeout}, retryAt: f.began.Add(f.limit)}
 	}
 	select {
 	case <-f.done:
@@ -545,7 +594,7 @@ func (g *cachedGrant) wait(ctx context.Context, f *flight) (*token, error) {
 	case <-f.done: // just now
 		return f.token, f.err
 	default:
-		return nil, f.outage
+		return nil, late
 	}
 }
 

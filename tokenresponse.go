@@ -34,7 +34,7 @@ type grantedToken struct {
 	sent          time.Time // when the request was sent, from which the lifetime counts
 	lifetime      time.Duration
 	lifetimeKnown bool
-	atEnd         bool          // it is said to have expired already
+	atEnd         bool          // it is said to live for less than a second, if at all
 	refreshIn     time.Duration // when the endpoint wants the token renewed, 0 if it doesn't say
 	scope         string        // as answered
 	scopeKnown    bool          // the answer has a scope; without, it is as asked (RFC 6749 §5.1)
@@ -172,7 +172,7 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *f
 		t.granted.scope, t.granted.scopeKnown = answer.scope, answer.scopeKnown
 		lifetime, known := answer.lifetime(t.now())
 		t.granted.lifetime, t.granted.lifetimeKnown = max(lifetime, time.Second), known
-		t.granted.atEnd = known && lifetime == 0
+		t.granted.atEnd = known && lifetime < time.Second
 		t.granted.refreshIn, _ = parseSeconds(answer.refreshIn)
 		return answer, nil
 	}

@@ -95,6 +95,7 @@ type virtualGateway struct {
 	mu       sync.Mutex
 	accepted func(token string) bool // nil: the API accepts all
 	rejects  http.HandlerFunc        // nil: with invalid_token
+	closed   map[string]http.HandlerFunc
 }
 
 // newVirtualGateway makes one in the bubble of the test.
@@ -122,15 +123,17 @@ func (g *virtualGateway) get() virtualAnswer {
 }
 
 func (g *virtualGateway) send(made *http.Request) virtualAnswer {
-	r := requestInCaddy(made.Method, made.URL.String(), made.Body).WithContext(requestInCaddy("GET", "/", nil).Context())
+	r := requestInCaddy(made.Method, made.URL.String(), made.Body)
 	w, start := httptest.NewRecorder(), time.Now()
 	a := virtualAnswer{}
 	err := g.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
 		a.token = bearer(r)
 		g.mu.Lock()
-		accepted, rejects := g.accepted, g.rejects
+		accepted, rejects, closed := g.accepted, g.rejects, g.closed[r.URL.Path]
 		g.mu.Unlock()
 		switch {
+		case closed != nil:
+			closed(w, r)
 		case accepted == nil || accepted(a.token):
 			w.WriteHeader(http.StatusOK)
 		case rejects != nil:
@@ -166,6 +169,13 @@ func (g *virtualGateway) accepts(accepted func(token string) bool, rejects http.
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.accepted, g.rejects = accepted, rejects
+}
+
+// rejectPath has one path reject every token.
+func (g *virtualGateway) rejectPath(path string, rejects http.HandlerFunc) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = map[string]http.HandlerFunc{path: rejects}
 }
 
 // load sends requests for a while, one in each interval, and hands the answers on. None
