@@ -74,3 +74,42 @@ func (b *backoff) wait(row backoffRow) time.Duration {
 	}
 	return wait
 }
+
+// failedFetch is what the last fetch leaves behind that has failed.
+type failedFetch struct {
+	cause *fetchError
+
+	// Not before these moments is the endpoint asked again: for a request without a
+	// token that can be served, for one whose token the upstream rejected, and to renew
+	// a token ahead of its expiry, or without one, for any reason.
+	missAt, rejectedAt, nextTry time.Time
+
+	// Since the last fetch that succeeded, one that was to replace a rejected token has
+	// failed.
+	forced bool
+}
+
+// until tells a caller to come back later, without the endpoint being asked.
+func (f *failedFetch) until(retryAt time.Time) *unavailableError {
+	return &unavailableError{cause: f.cause, retryAt: retryAt, waiting: true}
+}
+
+// postpone finds when the endpoint is asked again after a failure. The caller holds mu.
+func (g *cachedGrant) postpone(now time.Time, cause *fetchError, usable, forced bool) *failedFetch {
+	failed := &failedFetch{cause: cause, forced: forced || g.failed != nil && g.failed.forced}
+	without := g.failures.wait(backoffFor(cause))
+	if forced || !usable {
+		g.failures[backoffFor(cause)]++
+	}
+	failed.rejectedAt = now.Add(max(jittered(without), cause.retryAfter))
+	if !usable {
+		failed.missAt, failed.nextTry = failed.rejectedAt, failed.rejectedAt
+		return failed
+	}
+	// Once the token has expired the pause for renewals is over, but for what the
+	// endpoint has asked for.
+	failed.missAt = now.Add(cause.retryAfter)
+	failed.nextTry = now.Add(max(jittered(g.failures.wait(backoffBackground)), cause.retryAfter))
+	g.failures[backoffBackground]++
+	return failed
+}

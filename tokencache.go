@@ -4,9 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,10 +13,6 @@ import (
 )
 
 const (
-	// expiryMargin is how long before its expiry a token is no longer served, so
-	// that it does not expire on its way; a tenth of its lifetime if that is less.
-	expiryMargin = 10 * time.Second
-
 	// forcedSpacing is the least time between two renewals of a rejected token.
 	forcedSpacing = 5 * time.Second
 
@@ -123,62 +117,6 @@ type outcome struct {
 	atEnd    bool      // it is news that tokens have expired when they are granted
 }
 
-// moment is a point in time on both clocks of a machine. The monotonic clock is never
-// set, but stands still while the machine is suspended; the wall clock is what tokens
-// go by, and can be set.
-type moment struct {
-	monotonic, wall time.Time
-}
-
-func momentAt(t time.Time) moment {
-	return moment{monotonic: t, wall: t.Round(0)}
-}
-
-func (m moment) add(d time.Duration) moment {
-	return moment{monotonic: m.monotonic.Add(d), wall: m.wall.Add(d)}
-}
-
-// passed reports whether one of the clocks has come to it. So a wall clock that is set
-// back makes nothing last longer, and time in which the machine slept counts.
-func (m moment) passed(now time.Time) bool {
-	return !now.Before(m.monotonic) || !now.Round(0).Before(m.wall)
-}
-
-// token is an access token in the cache. It is immutable.
-type token struct {
-	value      string
-	generation uint64 // higher than that of every token before it
-	sent       moment // when it was asked for, from which its lifetime counts
-	lifetime   time.Duration
-	refreshIn  time.Duration // when the endpoint wants it to be renewed, 0 if it didn't say
-	spread     float64       // from -1 to 1, drawn once, by which a fleet's renewals spread out
-	servedTo   moment        // from then on it counts as expired
-}
-
-func newToken(granted grantedToken) *token {
-	t := &token{
-		value: granted.value, sent: momentAt(granted.sent), lifetime: granted.lifetime, refreshIn: granted.refreshIn,
-		spread: 2*rand.Float64() - 1, //nolint:gosec // jitter
-	}
-	t.servedTo = t.sent.add(t.servedFor())
-	return t
-}
-
-// servedFor is the time from when a token was asked for to when it counts as expired.
-func (t *token) servedFor() time.Duration {
-	return t.lifetime - min(expiryMargin, t.lifetime/10)
-}
-
-func (t *token) usable(now time.Time) bool {
-	return t != nil && !t.servedTo.passed(now)
-}
-
-// fingerprint names a token in logs.
-func fingerprint(value string) string {
-	sum := sha256.Sum256([]byte(value))
-	return hex.EncodeToString(sum[:4])
-}
-
 // unavailableError tells a caller why there is no token and when to come back.
 type unavailableError struct {
 	cause   *fetchError
@@ -188,25 +126,6 @@ type unavailableError struct {
 
 func (e *unavailableError) Error() string { return e.cause.Error() }
 func (e *unavailableError) Unwrap() error { return e.cause }
-
-// failedFetch is what the last fetch leaves behind that has failed.
-type failedFetch struct {
-	cause *fetchError
-
-	// Not before these moments is the endpoint asked again: for who has no token that
-	// could be served, for who has one that the upstream rejects, and for any of these
-	// or of those whose token is to be renewed ahead of its expiry.
-	missAt, rejectedAt, nextTry time.Time
-
-	// Since the last fetch that succeeded, one that was to replace a rejected token has
-	// failed.
-	forced bool
-}
-
-// until tells a caller to come back later, without the endpoint being asked.
-func (f *failedFetch) until(retryAt time.Time) *unavailableError {
-	return &unavailableError{cause: f.cause, retryAt: retryAt, waiting: true}
-}
 
 // errNotRenewed is the outcome of a forced renewal that was not due or that brought
 // the same token again: there is nothing to replay with.
@@ -544,26 +463,6 @@ func (g *cachedGrant) land(f *flight, result fetched) outcome {
 	o.retryAt = next
 	f.err = &unavailableError{cause: result.failure, retryAt: retryAt}
 	return o
-}
-
-// postpone finds when the endpoint is asked again after a failure. The caller holds mu.
-func (g *cachedGrant) postpone(now time.Time, cause *fetchError, usable, forced bool) *failedFetch {
-	failed := &failedFetch{cause: cause, forced: forced || g.failed != nil && g.failed.forced}
-	without := g.failures.wait(backoffFor(cause))
-	if forced || !usable {
-		g.failures[backoffFor(cause)]++
-	}
-	failed.rejectedAt = now.Add(max(jittered(without), cause.retryAfter))
-	if !usable {
-		failed.missAt, failed.nextTry = failed.rejectedAt, failed.rejectedAt
-		return failed
-	}
-	// Once the token has expired the pause for renewals is over, but for what the
-	// endpoint has asked for.
-	failed.missAt = now.Add(cause.retryAfter)
-	failed.nextTry = now.Add(max(jittered(g.failures.wait(backoffBackground)), cause.retryAfter))
-	g.failures[backoffBackground]++
-	return failed
 }
 
 // wait waits for the outcome of the fetch. Its token goes to those who waited for it
