@@ -235,3 +235,23 @@ func TestCleanupStopsTheKeeper(t *testing.T) {
 		}
 	})
 }
+
+// A pause for renewals ends with the token.
+func TestKeeperAsksWhenTheTokenExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 10 {
+			g := newVirtualGateway(t, &Handler{RefreshAhead: "50%"})
+			g.endpoint.expiresIn = "100"
+			g.mustGet()
+			expires := g.grant.current.Load().servedTo.monotonic
+			g.endpoint.becomes(cannedStatus(400))
+			g.keepVirtually(95 * time.Second)
+			if tries := g.endpoint.tries(expires); len(tries) == 0 || tries[0].Sub(expires) > shortestLook {
+				t.Errorf("asked at %v, the token expired at %v", tries, expires)
+			}
+			if err := g.Cleanup(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

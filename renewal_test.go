@@ -588,3 +588,54 @@ func TestTimeoutIsTheConfigurationsOwn(t *testing.T) {
 		time.Sleep(time.Minute)
 	})
 }
+
+func TestRecoveryStartsThePausesAnew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		for range 2 {
+			g.endpoint.becomes(dying)
+			down := time.Now()
+			g.load(100*time.Millisecond, time.Minute, func(virtualAnswer) {})
+			g.wantPauses(down, 1, 2, 4, 8, 10)
+			g.endpoint.becomes(nil)
+			time.Sleep(12 * time.Second)
+			g.mustGet()
+			time.Sleep(time.Hour)
+		}
+	})
+}
+
+func TestRenewalAheadIsForTheTokenAtHand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g, s := newTestGrant(t), new(fetchStub)
+		first := mustGetToken(t, g, s)
+		second := mustRenewToken(t, g, first, false, s)
+		g.renewAhead(first, s) // found stale before it was replaced
+		synctest.Wait()
+		s.wantCalls(t, 2)
+		s.takes = time.Second
+		for range 3 {
+			g.renewAhead(second, s)
+		}
+		time.Sleep(2 * time.Second)
+		s.wantCalls(t, 3)
+		_ = g.Destruct()
+		g.renewAhead(g.usable(time.Now()), s)
+		time.Sleep(2 * time.Second)
+		s.wantCalls(t, 3)
+	})
+}
+
+func TestWarningOfExpiredTokensComesWithEachChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		for _, expiresIn := range []string{"0", "0", "10", "0"} {
+			g.endpoint.expiresIn = expiresIn
+			g.mustGet()
+			time.Sleep(time.Minute)
+		}
+		if told := g.logs.FilterMessageSnippet("expired already when it is granted").Len(); told != 2 {
+			t.Errorf("told %d times", told)
+		}
+	})
+}
