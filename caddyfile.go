@@ -34,6 +34,7 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //
 //	oauth_cc [<matcher>] [<token_endpoint>] {
 //	    token_endpoint            <url>
+//	    issuer                    <url>
 //	    timeout                   <duration>
 //	    transport {
 //	        # the options of reverse_proxy's transport http
@@ -42,7 +43,15 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //
 //	    client_id                 <id>
 //	    client_secret             <secret>
-//	    auth_method               client_secret_basic|client_secret_basic_raw|client_secret_post|none
+//	    auth_method               client_secret_basic|client_secret_basic_raw|client_secret_post|
+//	                              client_secret_jwt|private_key_jwt|tls_client_auth|none
+//	    signing_key               [<file>] {
+//	        alg      <alg>
+//	        key_id   <kid>
+//	        audience <value>
+//	        typ      <value>
+//	        lifetime <duration>
+//	    }
 //
 //	    request_format            form|json
 //	    scope                     <scope...>
@@ -61,6 +70,8 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //	    replay_buffer             <per request> [<total>]
 //	    mask_rejection            [<status>]
 //	    allow_without_token
+//
+//	    dpop                      <origin>
 //	}
 //
 // The options scope, audience, resource, param and request_header can be repeated.
@@ -80,8 +91,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Errf("%s is given twice; keep one of them", option)
 		}
 		seen[option] = true
-		if option == "transport" {
-			if err := h.unmarshalTransport(d); err != nil {
+		if unmarshal := h.blockOption(option); unmarshal != nil {
+			if err := unmarshal(d); err != nil {
 				return err
 			}
 			continue
@@ -90,10 +101,29 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		if err := h.unmarshalOption(d, option, args); err != nil {
 			return err
 		}
-		if !d.NextLine() { // what is left of the line is a brace
-			return d.Errf("%s takes no block; write all of it on one line, without braces", option)
+		if err := endLine(d, option); err != nil {
+			return err
 		}
-		d.Prev()
+	}
+	return nil
+}
+
+// endLine refuses what is left of an option's line, which is a brace.
+func endLine(d *caddyfile.Dispenser, option string) error {
+	if !d.NextLine() {
+		return d.Errf("%s takes no block; write all of it on one line, without braces", option)
+	}
+	d.Prev()
+	return nil
+}
+
+// blockOption returns the parser of an option that takes a block, or nil.
+func (h *Handler) blockOption(option string) func(*caddyfile.Dispenser) error {
+	switch option {
+	case "transport":
+		return h.unmarshalTransport
+	case "signing_key":
+		return h.unmarshalSigningKey
 	}
 	return nil
 }
@@ -105,6 +135,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string, args []
 	switch option {
 	case "token_endpoint":
 		return one(d, option, "<url>", args, &h.TokenEndpoint)
+	case "issuer":
+		return one(d, option, "<url>", args, &h.Issuer)
 	case "timeout":
 		return duration(d, option, args, &h.Timeout)
 	case "insecure_http":
@@ -148,6 +180,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string, args []
 		return h.unmarshalMaskRejection(d, args)
 	case "allow_without_token":
 		return flag(d, option, args, &h.AllowWithoutToken)
+	case "dpop":
+		return one(d, option, "<origin>", args, &h.DPoP)
 	default:
 		return d.Errf("unknown option %s; the options are %s", option, strings.Join(options, ", "))
 	}
@@ -155,10 +189,11 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string, args []
 
 // options names every option, for whoever mistyped one.
 var options = []string{
-	"token_endpoint", "timeout", "transport", "insecure_http", "client_id", "client_secret", "auth_method",
-	"request_format", "scope", "audience", "resource", "param", "request_header", "refresh_ahead", "default_ttl", "prefetch",
+	"token_endpoint", "issuer", "timeout", "transport", "insecure_http", "client_id", "client_secret", "auth_method",
+	"signing_key", "request_format", "scope", "audience", "resource", "param", "request_header", "refresh_ahead", "default_ttl", "prefetch",
 	"token_header",
 	"keep_client_authorization", "retry_status", "replay_buffer", "mask_rejection", "allow_without_token",
+	"dpop",
 }
 
 func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
@@ -167,6 +202,50 @@ func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
 	}
 	h.Transport = new(reverseproxy.HTTPTransport)
 	return h.Transport.UnmarshalCaddyfile(d.NewFromNextSegment())
+}
+
+func (h *Handler) unmarshalSigningKey(d *caddyfile.Dispenser) error {
+	h.SigningKey = new(SigningKey)
+	switch args := d.RemainingArgs(); {
+	case len(args) == 1 && args[0] != "":
+		h.SigningKey.File = args[0]
+	case len(args) > 0:
+		return d.Errf("signing_key takes one file at the most, and the rest in a block: signing_key [<file>] { ... }")
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if seen[option] {
+			return d.Errf("signing_key: %s is given twice; keep one of them", option)
+		}
+		seen[option] = true
+		args := d.RemainingArgs()
+		var err error
+		switch option {
+		case "alg":
+			err = one(d, option, "<alg>", args, &h.SigningKey.Alg)
+		case "key_id":
+			err = one(d, option, "<kid>", args, &h.SigningKey.KeyID)
+		case "audience":
+			err = one(d, option, "<value>", args, &h.SigningKey.Audience)
+		case "typ":
+			err = one(d, option, "<value>", args, &h.SigningKey.Typ)
+		case "lifetime":
+			err = duration(d, option, args, &h.SigningKey.Lifetime)
+		default:
+			err = d.Errf("signing_key: unknown option %s; the options are alg, key_id, audience, typ, lifetime", option)
+		}
+		if err == nil {
+			err = endLine(d, option)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if *h.SigningKey == (SigningKey{}) {
+		return d.Errf("signing_key takes a file, a block or both: signing_key [<file>] { ... }")
+	}
+	return nil
 }
 
 func (h *Handler) unmarshalRefreshAhead(d *caddyfile.Dispenser, args []string) error {

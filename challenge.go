@@ -8,14 +8,14 @@ type challenge struct {
 	params map[string]string // names in lower case; nil for a token68
 }
 
-// bearerError returns the error code of the Bearer challenges (RFC 6750 §3.1) in the
-// lines of a WWW-Authenticate field. invalid_token goes before any other, and an
-// empty string stands for no Bearer challenge with an error.
-func bearerError(lines []string) string {
+// challengeError returns the error code of a scheme's challenges (RFC 6750 §3.1, RFC 9449
+// §7.1) in the lines of a WWW-Authenticate field. invalid_token goes before any other, and
+// an empty string stands for no such challenge with an error.
+func challengeError(lines []string, scheme string) string {
 	code := ""
 	for _, line := range lines {
 		for _, c := range parseChallenges(line) {
-			if !strings.EqualFold(c.scheme, "Bearer") || c.params["error"] == "" {
+			if !strings.EqualFold(c.scheme, scheme) || c.params["error"] == "" {
 				continue
 			}
 			if code = c.params["error"]; code == "invalid_token" {

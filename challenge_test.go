@@ -66,7 +66,7 @@ func TestBearerErrorIsFoundAmongOthers(t *testing.T) {
 		{[]string{`Bearer error="insufficient_scope"`, `Bearer realm="x"`}, "insufficient_scope"},
 		{[]string{`DPoP error="invalid_token", Bearer error="invalid_request"`}, "invalid_request"},
 	} {
-		if got := bearerError(test.lines); got != test.want {
+		if got := challengeError(test.lines, typeBearer); got != test.want {
 			t.Errorf("%q: got %q, want %q", test.lines, got, test.want)
 		}
 	}
@@ -107,7 +107,7 @@ func FuzzParseChallenges(f *testing.F) {
 				}
 			}
 		}
-		if code := bearerError([]string{"Basic", line, `Bearer error="invalid_token"`}); code != "invalid_token" {
+		if code := challengeError([]string{"Basic", line, `Bearer error="invalid_token"`}, typeBearer); code != "invalid_token" {
 			t.Errorf("one line hides another: %q", code)
 		}
 	})

@@ -3,7 +3,10 @@ package oauthcc
 import (
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/oauth2"
 )
@@ -15,34 +18,101 @@ const (
 	authSecretBasic    = "client_secret_basic"
 	authSecretBasicRaw = "client_secret_basic_raw"
 	authSecretPost     = "client_secret_post"
+	authSecretJWT      = "client_secret_jwt"
+	authPrivateKeyJWT  = "private_key_jwt"
+	authTLS            = "tls_client_auth"
 	authNone           = "none"
 )
 
 // authMethods lists the methods in the order in which messages name them.
-var authMethods = []string{authSecretBasic, authSecretBasicRaw, authSecretPost, authNone}
+var authMethods = []string{
+	authSecretBasic, authSecretBasicRaw, authSecretPost, authSecretJWT, authPrivateKeyJWT, authTLS, authNone,
+}
 
 // checkClientAuth refuses credentials that don't fit the method.
-func checkClientAuth(method, id, secret string) error {
-	switch method {
-	case authSecretBasic, authSecretBasicRaw, authSecretPost:
-		if id == "" {
-			return fmt.Errorf("client_id: missing; auth_method %s needs one", method)
-		}
-		if secret == "" {
-			return fmt.Errorf("client_secret: missing; auth_method %s needs one", method)
-		}
-	case authNone:
-		if secret != "" {
-			return fmt.Errorf("client_secret: auth_method %s sends no secret; remove it, or use %s or %s", method, authSecretBasic, authSecretPost)
-		}
-	default:
-		return fmt.Errorf("auth_method: unknown method %q; use one of %s", method, strings.Join(authMethods, ", "))
+func checkClientAuth(r grantRequest) error {
+	if !slices.Contains(authMethods, r.authMethod) {
+		return fmt.Errorf("auth_method: unknown method %q; use one of %s", r.authMethod, strings.Join(authMethods, ", "))
 	}
-	if method == authSecretBasicRaw && strings.Contains(id, ":") {
-		// RFC 7617 §2: the first colon ends the user-id.
-		return fmt.Errorf("client_id: contains a colon, which %s can't send; use %s", authSecretBasicRaw, authSecretBasic)
+	if r.clientID == "" && r.authMethod != authNone {
+		return fmt.Errorf("client_id: missing; auth_method %s needs one", r.authMethod)
+	}
+	if usesSecret(r.authMethod) != (r.clientSecret != "") {
+		switch {
+		case usesSecret(r.authMethod):
+			return fmt.Errorf("client_secret: missing; auth_method %s needs one", r.authMethod)
+		case r.authMethod == authNone:
+			return fmt.Errorf("client_secret: auth_method %s sends no secret; remove it, or use %s or %s", authNone, authSecretBasic, authSecretPost)
+		case r.authMethod == authPrivateKeyJWT:
+			return fmt.Errorf("client_secret: auth_method %s signs with signing_key and has no secret; remove it, or use %s", authPrivateKeyJWT, authSecretJWT)
+		default:
+			return fmt.Errorf("client_secret: auth_method %s has no secret but the client certificate in transport; remove it", authTLS)
+		}
+	}
+	if usesAssertion(r.authMethod) && r.format == formatJSON {
+		return fmt.Errorf("request_format: auth_method %s is defined for forms alone (RFC 7521 §4.2); use %s", r.authMethod, formatForm)
+	}
+	switch r.authMethod {
+	case authSecretBasicRaw:
+		if strings.Contains(r.clientID, ":") {
+			// RFC 7617 §2: the first colon ends the user-id.
+			return fmt.Errorf("client_id: contains a colon, which %s can't send; use %s", authSecretBasicRaw, authSecretBasic)
+		}
+	case authSecretJWT:
+		return checkHMAC(r.assertion.alg, r.clientSecret)
+	case authTLS:
+		return r.checkCertificate()
 	}
 	return nil
+}
+
+// checkCertificate applies RFC 8705 §2.
+func (r grantRequest) checkCertificate() error {
+	if !r.certificate {
+		return fmt.Errorf("transport: auth_method %s needs a client certificate; write transport { tls_client_auth <certificate> <key> }", authTLS)
+	}
+	if r.isCleartext() {
+		return fmt.Errorf("auth_method: %s needs TLS; use an https URL", authTLS)
+	}
+	return nil
+}
+
+// standardAuthMethod is the method as servers call it.
+func (r grantRequest) standardAuthMethod() string {
+	if r.authMethod == authSecretBasicRaw {
+		return authSecretBasic
+	}
+	return r.authMethod
+}
+
+// usesSecret reports whether the method needs the client's secret.
+func usesSecret(method string) bool {
+	return usesBasic(method) || method == authSecretPost || method == authSecretJWT
+}
+
+// usesAssertion reports whether the client signs a JWT (RFC 7523 §2.2).
+func usesAssertion(method string) bool {
+	return method == authSecretJWT || method == authPrivateKeyJWT
+}
+
+// assertionParams are what a method adds to the parameters of one attempt.
+func (r grantRequest) assertionParams(now time.Time) (url.Values, error) {
+	if !usesAssertion(r.authMethod) {
+		return nil, nil
+	}
+	assertion, err := r.assertion.sign(r, now)
+	if err != nil {
+		return nil, err
+	}
+	return url.Values{"client_assertion_type": {assertionType}, "client_assertion": {assertion}}, nil
+}
+
+// sentSecret is the secret as x/oauth2 is to send it.
+func (r grantRequest) sentSecret() string {
+	if usesAssertion(r.authMethod) {
+		return ""
+	}
+	return r.clientSecret
 }
 
 // usesBasic reports whether the method occupies the Authorization header.
@@ -72,17 +142,22 @@ func (t rawBasicTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return t.next.RoundTrip(req)
 }
 
-// basicHint is for a client that was refused: servers disagree on whether Basic
-// credentials are form-encoded, and only reserved characters show the difference.
-func basicHint(method, id, secret string) string {
-	if !usesBasic(method) || !strings.ContainsFunc(id+secret, isReservedInForm) {
-		return ""
+// refusalHint is for a client that was refused: what servers disagree on.
+func (r grantRequest) refusalHint() string {
+	switch {
+	case usesAssertion(r.authMethod):
+		return assertionHint(r)
+	case r.authMethod == authTLS:
+		return "the client certificate was not accepted for this client_id; check what the server has registered, such as its subject"
+	case usesBasic(r.authMethod) && strings.ContainsFunc(r.clientID+r.clientSecret, isReservedInForm):
+		// Only reserved characters show whether Basic credentials are form-encoded.
+		other := authSecretBasicRaw
+		if r.authMethod == authSecretBasicRaw {
+			other = authSecretBasic
+		}
+		return "the credential has reserved characters, which servers decode differently; try auth_method " + other
 	}
-	other := authSecretBasicRaw
-	if method == authSecretBasicRaw {
-		other = authSecretBasic
-	}
-	return "the credential has reserved characters, which servers decode differently; try auth_method " + other
+	return ""
 }
 
 // isReservedInForm reports whether form encoding changes the character.

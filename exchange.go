@@ -13,8 +13,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// exchange is a request on its way upstream, once or twice. It judges the response
-// to the first attempt while that is still in hand.
+// exchange is a request on its way upstream: once, or again with another token, and with
+// DPoP once more for each of these where the upstream wants a nonce of its own. It judges
+// the response to an attempt while that is still in hand.
 type exchange struct {
 	guard
 	h     *Handler
@@ -24,52 +25,54 @@ type exchange struct {
 	tape  *tape  // nil without a body
 	token *token // nil if there is none
 
-	client   context.Context // the client's, which outlives the first attempt
-	first    attemptContext
-	body     io.ReadCloser // of the next attempt
-	replayed bool
-	bare     bool  // the rejection did not say that the token was at fault
-	failure  error // why there is no other token
+	client  context.Context // the client's, which outlives each attempt but the last
+	first   attemptContext
+	body    io.ReadCloser // of the next attempt
+	renewed bool          // the token is another one than at first
+	nonced  bool          // the upstream has been given the nonce that it wants with this token
+	bare    bool          // the rejection did not say that the token was at fault
+	failure error         // why there is no other token
 }
 
 func (x *exchange) serve(next caddyhttp.Handler) error {
 	if hasBody(x.r) {
-		x.tape = newTape(x.r, x.h.replayLimit, x.h.budget, x.h.headerName)
+		x.tape = newTape(x.r, x.h.replayLimit, x.h.budget, x.h.ownHeaders...)
 		defer x.tape.release()
 	}
 	x.body = x.r.Body
 	x.saved = saveRequest(x.r, x.Header())
 	defer x.saved.release()
+	x.client, x.judge = x.r.Context(), x
 
-	// The context of the first attempt, in the request that the placeholders look at.
-	// It is not cancelled when all goes well, for handlers that come after this one.
-	x.client = x.r.Context()
-	attempt, cutOff := context.WithCancel(x.client)
-	x.first.Context = attempt
-	x.inContext(&x.first)
-	x.judge, x.cutOff = x, cutOff
-
-	x.h.attach(x.r, x.token)
-	dropped, err := x.attempt(next)
-	if !dropped {
-		return x.h.detach(x.r, err)
-	}
-	x.restore()
-	x.repl.Set(statusPlaceholder, statusReplayed)
-	if x.failure != nil {
-		if err := x.h.withoutToken(x, x.repl, x.failure); err != nil {
-			return err
+	for c := &x.first; ; c = new(attemptContext) {
+		dropped, err := x.attempt(c, next)
+		if !dropped {
+			return x.h.detach(x.r, err)
+		}
+		x.restore(c)
+		if x.failure != nil {
+			if err := x.h.withoutToken(x, x.repl, x.failure); err != nil {
+				return err
+			}
+		}
+		if x.isLast() {
+			return x.send(next)
 		}
 	}
-	x.replayed = true
-	x.h.attach(x.r, x.token)
-	return x.h.detach(x.r, next.ServeHTTP(&x.guard, x.r))
 }
 
-// attempt sends the request the first time. What became of a response that was
-// dropped is of no interest, be it an error or the panic with which Caddy's proxy
-// gives up writing.
-func (x *exchange) attempt(next caddyhttp.Handler) (dropped bool, err error) {
+// isLast reports whether the response to the next attempt is final.
+func (x *exchange) isLast() bool {
+	return x.token == nil || x.renewed && (x.h.prover == nil || x.nonced)
+}
+
+// attempt sends the request in a context of its own, in the request that the placeholders
+// look at. That is not cancelled when all goes well, for handlers that come after this
+// one. What became of a response that was dropped is of no interest, be it an error or the
+// panic with which Caddy's proxy gives up writing.
+func (x *exchange) attempt(c *attemptContext, next caddyhttp.Handler) (dropped bool, err error) {
+	c.Context, x.cutOff = context.WithCancel(x.client)
+	x.inContext(c)
 	defer func() {
 		if !x.dropped {
 			return
@@ -79,16 +82,32 @@ func (x *exchange) attempt(next caddyhttp.Handler) (dropped bool, err error) {
 		}
 		dropped, err = true, nil
 	}()
-	return false, next.ServeHTTP(&x.guard, x.r)
+	return false, x.send(next)
 }
 
-// restore makes request and response what they were before the first attempt.
-func (x *exchange) restore() {
+// send attaches the token and passes the request on.
+func (x *exchange) send(next caddyhttp.Handler) error {
+	if err := x.h.attach(x.r, x.token); err != nil {
+		return err
+	}
+	if x.h.prover == nil || x.token == nil {
+		return next.ServeHTTP(&x.guard, x.r)
+	}
+	method, path := x.r.Method, x.r.URL.EscapedPath()
+	err := next.ServeHTTP(&x.guard, x.r)
+	if method != x.r.Method || path != x.r.URL.EscapedPath() {
+		x.h.reportRewritten()
+	}
+	return err
+}
+
+// restore makes request and response what they were before an attempt.
+func (x *exchange) restore(c *attemptContext) {
 	x.guard.reset()
 	if x.tape != nil {
 		x.tape.settle()
 	}
-	x.first.end()
+	c.end()
 	x.inContext(x.client)
 	x.saved.restore(x.r, x.Header())
 	x.r.Body = x.body
@@ -99,13 +118,20 @@ func (x *exchange) inContext(ctx context.Context) {
 	*x.r = *x.r.WithContext(ctx)
 }
 
-// verdict implements judge: it finds out whether the token was at fault and, if so,
-// whether there is another one to replay the request with.
+// verdict implements judge: it finds out whether the token or the proof was at fault and,
+// if so, whether there is another one to replay the request with.
 func (x *exchange) verdict(status int, header http.Header) (int, bool) {
 	rejected := slices.Contains(x.h.retryStatus, status)
-	if x.replayed {
+	code := x.h.challengeError(status, header)
+	if x.h.prover != nil && x.h.prover.learn(header) && code == "use_dpop_nonce" && x.useNonce() {
+		return status, true
+	}
+	switch {
+	case x.token != nil && isOfProof(code):
+		x.h.reportRefusedProof(x.r, x.token, code)
+	case x.renewed:
 		x.learn(rejected)
-	} else if rejected && x.token != nil && x.renew(header["Www-Authenticate"]) {
+	case rejected && x.token != nil && x.renew(code):
 		return status, true
 	}
 	if x.tape != nil {
@@ -118,10 +144,32 @@ func (x *exchange) verdict(status int, header http.Header) (int, bool) {
 	return status, false
 }
 
-// renew gets another token for a request that was rejected. It reports whether the
-// rejection is to be dropped: for a replay, or because there is no token any more.
-func (x *exchange) renew(challenges []string) bool {
-	code := bearerError(challenges)
+// useNonce prepares to send the request again with the same token and the nonce that the
+// upstream wants (RFC 9449 §9). It reports whether that can be done.
+func (x *exchange) useNonce() bool {
+	if x.nonced || x.token == nil {
+		return false
+	}
+	x.nonced = true
+	return x.rewind()
+}
+
+// rewind prepares the body for another attempt.
+func (x *exchange) rewind() bool {
+	if x.tape == nil {
+		return true
+	}
+	cursor, ok := x.tape.rewind(x.isLast())
+	if ok {
+		x.body = cursor
+	}
+	return ok
+}
+
+// renew gets another token for a request that was rejected with this error code. It reports
+// whether the rejection is to be dropped: for a replay, or because there is no token any
+// more.
+func (x *exchange) renew(code string) bool {
 	if code == "insufficient_scope" || code == "invalid_request" {
 		return false
 	}
@@ -150,15 +198,38 @@ func (x *exchange) renew(challenges []string) bool {
 		}
 		return true
 	}
-	if x.tape != nil {
-		cursor, ok := x.tape.rewind()
-		if !ok {
-			return false
-		}
-		x.body = cursor
+	rejected := x.token
+	x.token, x.renewed, x.nonced = t, true, false
+	if !x.rewind() {
+		x.token, x.renewed = rejected, false
+		return false
 	}
-	x.token = t
+	x.repl.Set(statusPlaceholder, statusReplayed)
 	return true
+}
+
+// challengeError is the error code that the upstream's challenge gives.
+func (h *Handler) challengeError(status int, header http.Header) string {
+	lines := header["Www-Authenticate"]
+	if status < 400 || len(lines) == 0 {
+		return ""
+	}
+	if h.prover != nil {
+		if code := challengeError(lines, typeDPoP); code != "" {
+			return code
+		}
+	}
+	code := challengeError(lines, typeBearer)
+	if h.prover == nil && isOfProof(code) {
+		return "" // there is none
+	}
+	return code
+}
+
+// isOfProof reports whether an error code is about a DPoP proof, and not about the token
+// (RFC 9449 §7.1 and §9).
+func isOfProof(code string) bool {
+	return code == "use_dpop_nonce" || code == "invalid_dpop_proof"
 }
 
 // learn takes note of the answer to a replay.
@@ -171,4 +242,29 @@ func (x *exchange) learn(rejected bool) {
 		x.h.logger.Warn("the upstream rejected the renewed token as well; the client gets the rejection",
 			zap.String("token", fingerprint(x.token.value)))
 	}
+}
+
+// reportRewritten tells, once, that proofs are made too early. reverse_proxy's own rewrite
+// can't be seen from here.
+func (h *Handler) reportRewritten() {
+	if h.prover.toldRewritten.CompareAndSwap(false, true) {
+		h.logger.Error("the method or the path was changed after the DPoP proof for it was made, so the upstream will refuse it; put oauth_cc after what changes them")
+	}
+}
+
+// reportRefusedProof tells, once for each token, that the upstream does not accept a proof.
+func (h *Handler) reportRefusedProof(r *http.Request, t *token, code string) {
+	last := h.prover.toldRefused.Load()
+	if t.generation <= last || !h.prover.toldRefused.CompareAndSwap(last, t.generation) {
+		return
+	}
+	hint := "check that dpop has the origin by which the upstream knows itself, that nothing changes the path after oauth_cc, and the clocks of both sides"
+	if code == "use_dpop_nonce" {
+		hint = "the upstream wants a nonce; it gave none, or did not take the one it gave, or the request's body can't be sent again"
+	}
+	h.logger.Warn("the upstream refuses the DPoP proof; the client gets the rejection",
+		zap.String("error", code),
+		zap.String("proof_method", proofMethod(r)),
+		zap.String("proof_origin", h.prover.origin),
+		zap.String("hint", hint))
 }

@@ -21,7 +21,14 @@ func (h *Handler) fetch(ctx context.Context) fetched {
 			request = resolved
 		}
 		return resolved, err
-	})
+	}, &h.grant.server)
+	if m := h.grant.server.known(request.issuer); m != nil {
+		request.endpoint = m.endpointFor(request)
+	}
+	if stale := h.grant.server.news.Swap(nil); stale != nil {
+		h.logger.Warn("the issuer's metadata could not be read again; what is known of it is used on",
+			append([]zap.Field{zap.String("issuer", request.issuer)}, failureFields(stale)...)...)
+	}
 	return fetched{granted: granted, failure: failure, endpoint: request.endpointName(), clientID: request.clientID}
 }
 
@@ -100,22 +107,27 @@ func (h *Handler) report(o outcome) {
 	}
 }
 
-func logFailure(logger *zap.Logger, o outcome) {
-	fields := []zap.Field{zap.String("error", o.failure.errorCode())}
-	if o.failure.status != 0 {
-		fields = append(fields, zap.Int("status", o.failure.status))
+// failureFields are what a log entry says of a failure.
+func failureFields(failure *fetchError) []zap.Field {
+	fields := []zap.Field{zap.String("error", failure.errorCode())}
+	if failure.status != 0 {
+		fields = append(fields, zap.Int("status", failure.status))
 	}
 	for _, text := range []struct{ key, value string }{
-		{"detail", o.failure.detail}, {"endpoint_message", o.failure.said}, {"hint", o.failure.hint},
+		{"detail", failure.detail}, {"endpoint_message", failure.said}, {"hint", failure.hint},
 	} {
 		if text.value != "" {
 			fields = append(fields, zap.String(text.key, text.value))
 		}
 	}
-	if o.failure.retryAfter > 0 {
-		fields = append(fields, zap.Duration("retry_after", o.failure.retryAfter))
+	if failure.retryAfter > 0 {
+		fields = append(fields, zap.Duration("retry_after", failure.retryAfter))
 	}
-	fields = append(fields, zap.Duration("next_try", time.Until(o.retryAt)))
+	return fields
+}
+
+func logFailure(logger *zap.Logger, o outcome) {
+	fields := append(failureFields(o.failure), zap.Duration("next_try", time.Until(o.retryAt)))
 	if o.usable && o.trigger != triggerRejected {
 		logger.Warn("token not renewed; the one at hand is used on", fields...)
 		return

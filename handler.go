@@ -54,11 +54,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	h.removeClientToken(r)
 
-	if len(h.retryStatus) == 0 {
+	if len(h.retryStatus) == 0 && h.prover == nil {
 		if r.Trailer != nil && r.Body != nil {
-			newTape(r, 0, h.budget, h.headerName)
+			newTape(r, 0, h.budget, h.ownHeaders...)
 		}
-		h.attach(r, t)
+		if err := h.attach(r, t); err != nil {
+			return err
+		}
 		return h.detach(r, next.ServeHTTP(w, r))
 	}
 	x := &exchange{h: h, r: r, repl: repl, token: t}
@@ -116,7 +118,9 @@ func (h *Handler) withoutToken(w http.ResponseWriter, repl *caddy.Replacer, err 
 // that names the token's header in Connection would have the proxy strip our token
 // as well (RFC 9110 §7.6.1).
 func (h *Handler) removeClientToken(r *http.Request) {
-	delete(r.Header, h.headerName)
+	for _, name := range h.ownHeaders {
+		delete(r.Header, name)
+	}
 	lines, ok := r.Header["Connection"]
 	if !ok {
 		return
@@ -124,7 +128,8 @@ func (h *Handler) removeClientToken(r *http.Request) {
 	var kept []string
 	for _, line := range lines {
 		options := slices.DeleteFunc(strings.Split(line, ","), func(option string) bool {
-			return strings.EqualFold(strings.TrimSpace(option), h.headerName)
+			option = strings.TrimSpace(option)
+			return slices.ContainsFunc(h.ownHeaders, func(name string) bool { return strings.EqualFold(option, name) })
 		})
 		if len(options) > 0 {
 			kept = append(kept, strings.Join(options, ","))
@@ -137,19 +142,30 @@ func (h *Handler) removeClientToken(r *http.Request) {
 	r.Header["Connection"] = kept
 }
 
-// attach sets the token's header. The slice is the request's own: header operations
-// change values in place.
-func (h *Handler) attach(r *http.Request, t *token) {
-	if t != nil {
-		r.Header[h.headerName] = []string{h.hold(t).header}
+// attach sets the token's header, and that of the proof. The slices are the request's own:
+// header operations change values in place.
+func (h *Handler) attach(r *http.Request, t *token) error {
+	if t == nil {
+		return nil
 	}
+	held := h.hold(t)
+	r.Header[h.headerName] = []string{held.header}
+	if h.prover == nil {
+		return nil
+	}
+	if err := h.prover.prove(r, held.hash); err != nil {
+		return caddyhttp.Error(http.StatusInternalServerError, err)
+	}
+	return nil
 }
 
 // detach takes the token away again from a request that goes on to an error route,
 // which may send it elsewhere. It returns err.
 func (h *Handler) detach(r *http.Request, err error) error {
 	if err != nil {
-		delete(r.Header, h.headerName)
+		for _, name := range h.ownHeaders {
+			delete(r.Header, name)
+		}
 	}
 	return err
 }
@@ -159,6 +175,7 @@ func (h *Handler) detach(r *http.Request, err error) error {
 type heldToken struct {
 	token     *token
 	header    string // the value of the token's header
+	hash      string // of the token, for proofs; empty without
 	staleFrom moment // from then on it is renewed in the background
 }
 
@@ -166,6 +183,9 @@ func (h *Handler) hold(t *token) *heldToken {
 	held := h.held.Load()
 	if held == nil || held.token != t {
 		held = &heldToken{token: t, header: h.scheme + t.value, staleFrom: h.refreshAhead.staleFrom(t)}
+		if h.prover != nil {
+			held.hash = hashToken(t.value)
+		}
 		h.held.Store(held)
 	}
 	return held

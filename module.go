@@ -5,6 +5,7 @@
 package oauthcc
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,8 +53,16 @@ const (
 type Handler struct {
 	// The URL of the token endpoint (RFC 6749 §3.2): absolute, https, without user
 	// info and fragment. http is accepted for loopback hosts. Redirects are never
-	// followed. Required.
+	// followed. Required, unless there is an issuer.
 	TokenEndpoint string `json:"token_endpoint,omitempty"`
+
+	// The authorization server's issuer identifier, instead of token_endpoint: the endpoint
+	// is then discovered in the server's metadata (RFC 8414, else OpenID Connect Discovery
+	// 1.0), which has to name exactly this issuer and an endpoint of the same scheme. The
+	// metadata is read with the first token, and again after an hour or when the endpoint
+	// fails. With a client certificate in transport, `mtls_endpoint_aliases` is used.
+	// https, without query and fragment; http is accepted for loopback hosts.
+	Issuer string `json:"issuer,omitempty"`
 
 	// How long one fetch of a token may take as a whole, retries included.
 	// Each try gets half of it. Default: `10s`.
@@ -77,9 +86,15 @@ type Handler struct {
 	// How the client authenticates at the token endpoint: `client_secret_basic`
 	// (HTTP Basic, id and secret form-encoded, RFC 6749 §2.3.1),
 	// `client_secret_basic_raw` (HTTP Basic with both as they are, which some
-	// servers expect), `client_secret_post` (both in the body) or `none` (the
-	// client_id alone). Default: `client_secret_basic`.
+	// servers expect), `client_secret_post` (both in the body), `client_secret_jwt` and
+	// `private_key_jwt` (an assertion signed with the secret or with signing_key, RFC 7523
+	// §2.2), `tls_client_auth` (the client certificate in transport, RFC 8705 §2) or
+	// `none` (the client_id alone). Default: `client_secret_basic`.
 	AuthMethod string `json:"auth_method,omitempty"`
+
+	// How the client's assertions are made; required with `private_key_jwt`, optional
+	// with `client_secret_jwt`.
+	SigningKey *SigningKey `json:"signing_key,omitempty"`
 
 	// How the token request's body is written: `form` (RFC 6749) or `json`, an
 	// object with the same members. A parameter with several values becomes an
@@ -149,10 +164,18 @@ type Handler struct {
 	// with an error. Default: false.
 	AllowWithoutToken bool `json:"allow_without_token,omitempty"`
 
+	// Bind the token to a key of this process and prove its possession with each request
+	// (DPoP, RFC 9449): the origin by which the upstream knows itself, such as
+	// `https://api.example.com`. A proof is for the method and the path that the request
+	// has in this handler, so nothing after it may change them. Tokens that are not bound
+	// are refused. Default: off.
+	DPoP string `json:"dpop,omitempty"`
+
 	// What can be derived from the options, set up by Provision.
 	retryStatus []int
-	headerName  string // canonical
-	scheme      string // with a trailing space, or empty
+	headerName  string   // canonical
+	ownHeaders  []string // that no client can send: headerName, and that of the proof
+	scheme      string   // with a trailing space, or empty
 	replayLimit int64
 	budget      *replayBudget
 
@@ -160,6 +183,11 @@ type Handler struct {
 	hasPlaceholders bool
 	resolving       chan struct{} // holds one element while placeholders are resolved
 	lookedInVain    atomic.Pointer[time.Time]
+
+	assertions    *SigningKey // with defaults
+	signingKey    *keyFile    // nil without
+	prover        *prover     // nil without dpop
+	holdsProofKey bool
 
 	client   *tokenClient
 	key      grantKey
@@ -205,6 +233,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionOptions(); err != nil {
 		return err
 	}
+	if err := h.provisionProofs(); err != nil {
+		return err
+	}
 	request, err := h.resolve()
 	if err != nil {
 		return err
@@ -215,7 +246,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	h.hasPlaceholders = request.key() != h.template().key()
 	h.resolving = make(chan struct{}, 1)
 	if h.Transport != nil && h.Transport.TLS != nil && request.isCleartext() {
-		return errors.New("transport: TLS options have no effect on an http token_endpoint; use https")
+		return errors.New("transport: TLS options have no effect on an http token_endpoint or issuer; use https")
 	}
 	if err := h.provisionTransport(ctx); err != nil {
 		return err
@@ -237,6 +268,12 @@ func (h *Handler) Cleanup() error {
 			return err
 		}
 	}
+	if h.holdsProofKey {
+		h.holdsProofKey = false
+		if err := releaseProofKey(); err != nil {
+			return err
+		}
+	}
 	if h.Transport == nil {
 		return nil
 	}
@@ -246,11 +283,17 @@ func (h *Handler) Cleanup() error {
 // provisionOptions applies defaults and refuses what can't be meant. What depends
 // on placeholders is left to resolve.
 func (h *Handler) provisionOptions() error {
-	if h.TokenEndpoint == "" {
-		return errors.New("token_endpoint: missing; give the URL of the token endpoint, such as https://auth.example.com/oauth/token")
+	if h.TokenEndpoint == "" && h.Issuer == "" {
+		return errors.New("token_endpoint: missing; give the URL of the token endpoint, such as https://auth.example.com/oauth/token, or the issuer")
+	}
+	if h.TokenEndpoint != "" && h.Issuer != "" {
+		return errors.New("issuer: token_endpoint is given as well, and the issuer is there to discover it; keep one of them (signing_key's audience sets the aud of assertions)")
 	}
 	if h.AuthMethod == "" {
 		h.AuthMethod = authSecretBasic
+	}
+	if err := h.provisionSigningKey(); err != nil {
+		return err
 	}
 	if h.RequestFormat == "" {
 		h.RequestFormat = formatForm
@@ -274,8 +317,66 @@ func (h *Handler) provisionOptions() error {
 	return h.provisionReplay()
 }
 
+// provisionSigningKey checks how assertions are made. The key itself is read by resolve.
+func (h *Handler) provisionSigningKey() error {
+	if h.SigningKey == nil {
+		if h.AuthMethod == authPrivateKeyJWT {
+			return fmt.Errorf("signing_key: missing; auth_method %s needs the file with the private key", authPrivateKeyJWT)
+		}
+		h.assertions = new(SigningKey)
+		return h.assertions.provision()
+	}
+	switch {
+	case !usesAssertion(h.AuthMethod):
+		return fmt.Errorf("signing_key: auth_method %s signs nothing; use %s, or remove it", h.AuthMethod, authPrivateKeyJWT)
+	case h.AuthMethod == authPrivateKeyJWT && h.SigningKey.File == "":
+		return fmt.Errorf("signing_key: no file; auth_method %s needs that of the private key: signing_key <file>", authPrivateKeyJWT)
+	case h.AuthMethod == authSecretJWT && h.SigningKey.File != "":
+		return fmt.Errorf("signing_key: auth_method %s signs with the client_secret; remove the file, or use %s", authSecretJWT, authPrivateKeyJWT)
+	}
+	options := *h.SigningKey
+	h.assertions = &options
+	if err := h.assertions.provision(); err != nil {
+		return err
+	}
+	if h.SigningKey.File == "" {
+		return nil
+	}
+	p := placeholders{repl: caddy.NewReplacer()}
+	h.signingKey = &keyFile{path: p.value("signing_key", h.SigningKey.File), alg: h.SigningKey.Alg}
+	if p.err == nil && h.signingKey.isReadableByAll() {
+		h.logger.Warn("every user of this machine can read the signing key; take the right away with chmod o-r",
+			zap.String("signing_key", h.signingKey.path))
+	}
+	return p.err
+}
+
+// provisionProofs acquires the key that tokens are bound to.
+func (h *Handler) provisionProofs() error {
+	if h.DPoP == "" {
+		return nil
+	}
+	if h.TokenHeader != nil {
+		return errors.New("dpop: the token travels in Authorization with the scheme DPoP (RFC 9449 §7.1); remove token_header")
+	}
+	p := placeholders{repl: caddy.NewReplacer()}
+	origin, err := parseOrigin(p.value("dpop", h.DPoP))
+	if err = cmp.Or(p.err, err); err != nil {
+		return err
+	}
+	key, err := acquireProofKey()
+	if err != nil {
+		return fmt.Errorf("dpop: making a key: %w", err)
+	}
+	h.holdsProofKey = true
+	h.prover = &prover{key: key, origin: origin, nonce: key.resources.of(origin)}
+	h.scheme = typeDPoP + " "
+	h.ownHeaders = append(h.ownHeaders, proofHeader)
+	return nil
+}
+
 func (h *Handler) provisionTokenHeader() error {
-	header := TokenHeader{Name: "Authorization", Scheme: "Bearer"}
+	header := TokenHeader{Name: "Authorization", Scheme: typeBearer}
 	if h.TokenHeader != nil {
 		header = *h.TokenHeader
 	}
@@ -292,6 +393,7 @@ func (h *Handler) provisionTokenHeader() error {
 	if header.Scheme != "" {
 		h.scheme = header.Scheme + " "
 	}
+	h.ownHeaders = []string{h.headerName}
 	return nil
 }
 
@@ -387,6 +489,7 @@ func (t endpointTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 func (h *Handler) resolve() (grantRequest, error) {
 	p := placeholders{repl: caddy.NewReplacer()}
 	r := h.template()
+	r.issuer = p.value("issuer", r.issuer)
 	r.endpoint = p.value("token_endpoint", r.endpoint)
 	r.clientID = p.value("client_id", r.clientID)
 	r.clientSecret = p.value("client_secret", r.clientSecret)
@@ -398,17 +501,40 @@ func (h *Handler) resolve() (grantRequest, error) {
 	if p.err != nil {
 		return r, p.err
 	}
+	if h.signingKey != nil {
+		key, news, err := h.signingKey.read()
+		if err != nil {
+			return r, err
+		}
+		if news != nil {
+			h.logger.Warn("the signing key can't be used; the one before is used on", zap.Error(news))
+		}
+		r.assertion = newClientAssertion(*h.assertions, key)
+	}
 	return r, r.check()
 }
 
-// template is the token request with its placeholders as they are written.
+// template is the token request with its placeholders as they are written, and without
+// the signing key.
 func (h *Handler) template() grantRequest {
-	return grantRequest{
-		endpoint: h.TokenEndpoint, insecureHTTP: h.InsecureHTTP,
+	r := grantRequest{
+		issuer: h.Issuer, endpoint: h.TokenEndpoint, insecureHTTP: h.InsecureHTTP,
 		clientID: h.ClientID, clientSecret: h.ClientSecret, authMethod: h.AuthMethod,
 		format: h.RequestFormat, scopes: h.Scopes, audience: h.Audience, resource: h.Resource,
 		params: h.Params, headers: h.RequestHeaders,
+		certificate: hasClientCertificate(h.Transport),
 	}
+	if usesAssertion(h.AuthMethod) {
+		r.assertion = newClientAssertion(*h.assertions, nil)
+	}
+	if h.prover != nil {
+		r.proofs = h.prover.key
+	}
+	return r
+}
+
+func hasClientCertificate(t *reverseproxy.HTTPTransport) bool {
+	return t != nil && t.TLS != nil && (t.TLS.ClientCertificateFile != "" || t.TLS.ClientCertificateAutomate != "")
 }
 
 // grantKey identifies the token of this configuration. Beside what the token

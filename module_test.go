@@ -98,6 +98,14 @@ func configSecrets(t *testing.T) (empty, full, missing string) {
 
 func TestProvisionRefuses(t *testing.T) {
 	empty, _, missing := configSecrets(t)
+	keyFile := filepath.Join(t.TempDir(), "key.pem")
+	writeFile(t, keyFile, pkcs8(t, testKeys()["P-256"]))
+	withKey := func(options ...string) string {
+		return configWithClient(append([]string{"client_id app", "auth_method private_key_jwt"}, options...)...)
+	}
+	withIssuer := func(issuer string) string {
+		return "oauth_cc {\nissuer " + issuer + "\nclient_id app\nclient_secret " + configCanary + "\n}"
+	}
 	for _, test := range []struct {
 		name   string
 		config string
@@ -139,7 +147,49 @@ func TestProvisionRefuses(t *testing.T) {
 		{"post without an id", configWithClient("client_secret "+configCanary, "auth_method client_secret_post"), []string{"client_id: missing", "client_secret_post needs one"}},
 		{"post without a secret", configWithClient("client_id app", "auth_method client_secret_post"), []string{"client_secret: missing", "client_secret_post needs one"}},
 		{"secret that is not used", configWith("auth_method none"), []string{"client_secret: auth_method none sends no secret", "remove it", "client_secret_basic"}},
-		{"unknown method", jsonWith(`"auth_method":"private_key_jwt"`), []string{"auth_method: unknown method \"private_key_jwt\"", "use one of client_secret_basic, client_secret_basic_raw, client_secret_post, none"}},
+		{"unknown method", jsonWith(`"auth_method":"client_secret"`), []string{"auth_method: unknown method \"client_secret\"", "use one of client_secret_basic, client_secret_basic_raw, client_secret_post, client_secret_jwt, private_key_jwt, tls_client_auth, none"}},
+
+		{"short secret for an assertion", configWith("auth_method client_secret_jwt"), []string{"client_secret: HS256 needs one of 32 bytes or more", "have the authorization server issue a longer one"}},
+		{"alg of a key for a secret", configWith("auth_method client_secret_jwt", "signing_key {\nalg ES256\n}"), []string{"signing_key: alg ES256 does not fit auth_method client_secret_jwt", "use HS256, HS384, HS512"}},
+		{"file beside a secret", configWith("auth_method client_secret_jwt", "signing_key "+keyFile), []string{"signing_key: auth_method client_secret_jwt signs with the client_secret", "remove the file, or use private_key_jwt"}},
+		{"assertion without a secret", configWithClient("client_id app", "auth_method client_secret_jwt"), []string{"client_secret: missing", "client_secret_jwt needs one"}},
+		{"assertion without an id", configWithClient("auth_method private_key_jwt", "signing_key "+keyFile), []string{"client_id: missing", "private_key_jwt needs one"}},
+		{"assertion without a key", withKey(), []string{"signing_key: missing", "needs the file with the private key"}},
+		{"assertion without a file", withKey("signing_key {\nalg ES256\n}"), []string{"signing_key: no file", "signing_key <file>"}},
+		{"key and secret", withKey("signing_key "+keyFile, "client_secret "+configCanary), []string{"client_secret: auth_method private_key_jwt signs with signing_key", "remove it, or use client_secret_jwt"}},
+		{"key that is not used", configWith("signing_key " + keyFile), []string{"signing_key: auth_method client_secret_basic signs nothing", "use private_key_jwt, or remove it"}},
+		{"key that is missing", withKey("signing_key " + missing), []string{"signing_key: " + missing + ": no such file"}},
+		{"key that is empty", withKey("signing_key " + empty), []string{"signing_key: " + empty + ": the file is empty"}},
+		{"alg of another key", withKey("signing_key " + keyFile + " {\nalg PS256\n}"), []string{"signing_key: " + keyFile + ": alg PS256 does not fit the key", "use ES256, or another key"}},
+		{"lifetime of an assertion below a second", withKey("signing_key " + keyFile + " {\nlifetime 10ms\n}"), []string{"signing_key: lifetime: ", "use at least 1s"}},
+		{"file from a placeholder of the request", withKey("signing_key {http.request.host}"), []string{"signing_key: unknown placeholder {http.request.host}"}},
+		{"assertion as JSON", withKey("signing_key "+keyFile, "request_format json"), []string{"request_format: auth_method private_key_jwt is defined for forms alone", "use form"}},
+		{"mutual TLS without a certificate", configWithClient("client_id app", "auth_method tls_client_auth"), []string{"transport: auth_method tls_client_auth needs a client certificate", "write transport { tls_client_auth <certificate> <key> }"}},
+		{"mutual TLS with a secret", configWith("auth_method tls_client_auth", "transport {\ntls_client_auth a b\n}"), []string{"client_secret: auth_method tls_client_auth has no secret", "remove it"}},
+		{"mutual TLS without an id", configWithClient("auth_method tls_client_auth", "transport {\ntls_client_auth a b\n}"), []string{"client_id: missing"}},
+		{"mutual TLS over cleartext", "oauth_cc http://localhost/token {\nclient_id app\nauth_method tls_client_auth\ntransport {\ntls_client_auth a b\n}\n}", []string{"auth_method: tls_client_auth needs TLS", "https"}},
+		{"certificate that is missing", configWithClient("client_id app", "auth_method tls_client_auth", "transport {\ntls_client_auth "+missing+" "+missing+"\n}"), []string{"transport: ", missing}},
+
+		// The issuer.
+		{"endpoint and issuer", configWith("issuer https://auth.example.com"), []string{"issuer: token_endpoint is given as well", "keep one of them"}},
+		{"issuer that is a path", withIssuer("/tenant"), []string{"issuer: not an absolute", "https://auth.example.com"}},
+		{"issuer without a host", withIssuer("https:///tenant"), []string{"issuer: not an absolute"}},
+		{"issuer over ftp", withIssuer("ftp://auth.example.com"), []string{"issuer: not an absolute http or https URL"}},
+		{"issuer with user info", withIssuer("https://app:" + configCanary + "@auth.example.com"), []string{"issuer: the URL has user info", "use client_id"}},
+		{"issuer with a query", withIssuer("https://auth.example.com/?tenant=" + configCanary), []string{"issuer: the URL has a query or a fragment", "remove it"}},
+		{"issuer with a fragment", withIssuer("https://auth.example.com/#a"), []string{"issuer: the URL has a query or a fragment"}},
+		{"issuer over cleartext", withIssuer("http://auth.example.com"), []string{"issuer: over http anyone", "use https, or set insecure_http"}},
+		{"URL of the metadata", withIssuer("https://auth.example.com/.well-known/openid-configuration"), []string{"issuer: give the issuer itself"}},
+		{"issuer that is not set", withIssuer("{env.OAUTH_CC_TEST_UNSET}"), []string{"issuer: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
+
+		// Proofs.
+		{"origin with a path", configWith("dpop https://api.example.com/v1"), []string{"dpop: an origin has no path", "write one such as https://api.example.com"}},
+		{"origin with a query", configWith("dpop https://api.example.com?a"), []string{"dpop: an origin has no user info, query or fragment"}},
+		{"origin with user info", configWith("dpop https://" + configCanary + "@api.example.com"), []string{"dpop: an origin has no user info"}},
+		{"origin without a scheme", configWith("dpop api.example.com"), []string{"dpop: not an http or https origin", "such as https://api.example.com"}},
+		{"origin from a placeholder of the request", configWith("dpop https://{http.request.host}"), []string{"dpop: unknown placeholder {http.request.host}"}},
+		{"dpop with another header", configWith("dpop https://api.example.com", "token_header X-Token"), []string{"dpop: the token travels in Authorization", "remove token_header"}},
+		{"header DPoP", configWith("request_header DPoP a"), []string{"request_header: Dpop is written by the gateway itself"}},
 
 		// Placeholders.
 		{"variable that is not set", configWithClient("client_id app", "client_secret {env.OAUTH_CC_TEST_UNSET}"), []string{"client_secret: placeholder {env.OAUTH_CC_TEST_UNSET} is empty", "set the variable"}},
@@ -246,13 +296,35 @@ func TestProvisionRefuses(t *testing.T) {
 			if h.acquired || h.grant != nil {
 				t.Error("a token was acquired all the same")
 			}
+			cleanUpConfig(t, h)
+			if _, held := proofKeys.References(proofKeyName); held {
+				t.Error("the key of the proofs is still held")
+			}
 		})
 	}
 }
 
 func TestProvisionAccepts(t *testing.T) {
 	_, full, _ := configSecrets(t)
+	keyFile := filepath.Join(t.TempDir(), "key.pem")
+	writeFile(t, keyFile, pkcs8(t, testKeys()["RSA"]))
+	certificate, certificateKey := newTestCA(t).client(t, "app")
+	t.Setenv("OAUTH_CC_TEST_KEY", keyFile)
+	t.Setenv("OAUTH_CC_TEST_LONG_SECRET", longSecret)
+	withKey := func(options ...string) string {
+		return configWithClient(append([]string{"client_id app", "auth_method private_key_jwt"}, options...)...)
+	}
 	for _, config := range []string{
+		withKey("signing_key " + keyFile),
+		withKey("signing_key {env.OAUTH_CC_TEST_KEY} {\nalg PS384\nkey_id a\n}"),
+		configWithClient("client_id app", "auth_method client_secret_jwt", "client_secret {env.OAUTH_CC_TEST_LONG_SECRET}"),
+		configWithClient("client_id app", "auth_method client_secret_jwt", "client_secret {env.OAUTH_CC_TEST_LONG_SECRET}", "signing_key {\nalg HS512\n}"),
+		configWithClient("client_id app", "auth_method tls_client_auth", "transport {\ntls_client_auth "+certificate+" "+certificateKey+"\n}"),
+		"oauth_cc {\nissuer https://auth.example.com/tenant/\nclient_id app\nauth_method none\n}",
+		"oauth_cc {\nissuer http://localhost:8443\nclient_id app\nauth_method none\n}",
+		"oauth_cc {\nissuer http://auth.example.com\nclient_id app\nauth_method none\ninsecure_http\n}",
+		configWith("dpop https://API.example.com:443/"),
+		configWith("dpop http://api.internal:8080", "retry_status off"),
 		"oauth_cc https://auth.example.com/token {\nclient_id app\nclient_secret " + configCanary + "\n}",
 		configAt("HTTPS://auth.example.com:8443/token?tenant=42"),
 		configAt("http://localhost/token"),
@@ -314,10 +386,24 @@ func TestPlaceholdersAreResolvedOnceAndBracesCanBeEscaped(t *testing.T) {
 }
 
 func TestEveryOptionTogetherIsProvisioned(t *testing.T) {
-	_, full, _ := configSecrets(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	writeFile(t, secret, strings.Repeat("long enough ", 3))
 	site := readGoldens(t, filepath.Join(adaptDir, "everything"+goldenExtension))[0].input
-	if err := validateCaddyfile(t, strings.ReplaceAll(site, "/run/secrets/client", full)); err != nil {
-		t.Error(err)
+	site = strings.ReplaceAll(site, "/run/secrets/client", secret)
+	for _, excluded := range [][]string{ // of options that exclude each other
+		{" https://auth.example.com/token", "token_header X-Api-Token Bearer"},
+		{"issuer https://auth.example.com", "dpop https://api.example.com"},
+	} {
+		allowed := site
+		for _, text := range excluded {
+			if !strings.Contains(allowed, text) {
+				t.Fatalf("no %q in\n%s", text, site)
+			}
+			allowed = strings.Replace(allowed, text, "", 1)
+		}
+		if err := validateCaddyfile(t, allowed); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -411,6 +497,7 @@ func TestEqualGrantsAreShared(t *testing.T) {
 		"another default_ttl":                configWith(all, "default_ttl 3s"),
 		"another refresh_ahead":              configWith(all, "refresh_ahead 50%"),
 		"another token_header":               configWith(all, "token_header X-Api-Token"),
+		"another origin":                     "",
 		"keep_client_authorization":          configWith(all, "keep_client_authorization"),
 		"other statuses":                     configWith(all, "retry_status 403"),
 		"another replay_buffer":              configWith(all, "replay_buffer 1KiB"),
@@ -422,7 +509,9 @@ func TestEqualGrantsAreShared(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			first, second := base, config
-			if config == "" {
+			if name == "another origin" {
+				first, second = configWith(all, "dpop https://a.example.com"), configWith(all, "dpop https://b.example.com")
+			} else if config == "" {
 				first = strings.ReplaceAll(base, configCanary, "{env.OAUTH_CC_TEST_SECRET}")
 				second = first
 			}
@@ -438,6 +527,7 @@ func TestEqualGrantsAreShared(t *testing.T) {
 func TestDifferentGrantsAreNotShared(t *testing.T) {
 	_, full, _ := configSecrets(t)
 	t.Setenv("OAUTH_CC_TEST_A", "a")
+	t.Setenv("OAUTH_CC_TEST_LONG_SECRET", longSecret)
 	t.Setenv("OAUTH_CC_TEST_ENDPOINT", "https://auth.example.com/token")
 	base := configWith("scope a", "audience a", "resource urn:a", "param a a", "request_header X-A a", "transport {\nversions 1.1\n}")
 	change := func(from, to string) string {
@@ -473,6 +563,12 @@ func TestDifferentGrantsAreNotShared(t *testing.T) {
 		"header's name":     change("request_header X-A a", "request_header X-B a"),
 		"header's value":    change("request_header X-A a", "request_header X-A b"),
 		"no header":         change("request_header X-A a\n", ""),
+		"issuer":            change("token_endpoint https://auth.example.com/token", "issuer https://auth.example.com/token"),
+		"proofs":            change("scope a", "scope a\ndpop https://api.example.com"),
+		"signed":            strings.Replace(change("scope a", "scope a\nauth_method client_secret_jwt"), configCanary, "{env.OAUTH_CC_TEST_LONG_SECRET}", 1),
+		"signed with alg":   strings.Replace(change("scope a", "scope a\nauth_method client_secret_jwt\nsigning_key {\nalg HS512\n}"), configCanary, "{env.OAUTH_CC_TEST_LONG_SECRET}", 1),
+		"signed for":        strings.Replace(change("scope a", "scope a\nauth_method client_secret_jwt\nsigning_key {\naudience a\n}"), configCanary, "{env.OAUTH_CC_TEST_LONG_SECRET}", 1),
+		"signed as":         strings.Replace(change("scope a", "scope a\nauth_method client_secret_jwt\nsigning_key {\ntyp JWT\n}"), configCanary, "{env.OAUTH_CC_TEST_LONG_SECRET}", 1),
 		"transport":         change("versions 1.1", "versions 1.1\ntls_insecure_skip_verify"),
 		"no transport":      change("transport {\nversions 1.1\n}", ""),
 

@@ -60,8 +60,8 @@ func (b *replayBudget) take(n int64) bool {
 	return true
 }
 
-// tape is a request body that can be read twice. It records what is read, so that a
-// second attempt reads the same from memory and the rest from the client. A body
+// tape is a request body that can be read again. It records what is read, so that a
+// further attempt reads the same from memory and the rest from the client. A body
 // that outgrows its tape can be read on, but not again.
 //
 // An HTTP transport may go on reading the body of an attempt after its response has
@@ -89,8 +89,8 @@ type tape struct {
 }
 
 // newTape takes the place of the body of r. With a limit of 0 it records nothing.
-// drop names a trailer field that does not pass.
-func newTape(r *http.Request, limit int64, budget *replayBudget, drop string) *tape {
+// drop names the trailer fields that do not pass.
+func newTape(r *http.Request, limit int64, budget *replayBudget, drop ...string) *tape {
 	t := &tape{source: r.Body, limit: limit, least: minRecording, budget: budget, record: limit > 0}
 	if r.ContentLength > 0 {
 		t.limit = min(limit, r.ContentLength)
@@ -114,16 +114,16 @@ func (t *tape) hold() bool {
 	return t.held
 }
 
-// rewind ends the first attempt's reading and returns a cursor at the start of the
-// body for the last attempt. It reports false and changes nothing when the body can't
-// be read again.
-func (t *tape) rewind() (*tapeCursor, bool) {
+// rewind ends an attempt's reading and returns a cursor at the start of the body for the
+// next one. It is told whether that is the last. It reports false and changes nothing when
+// the body can't be read again.
+func (t *tape) rewind(last bool) (*tapeCursor, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.lost {
 		return nil, false
 	}
-	t.retire()
+	t.retire(last)
 	return t.cursor, true
 }
 
@@ -133,13 +133,15 @@ func (t *tape) abandon() *tapeCursor {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	lost := t.lost
-	t.retire()
+	t.retire(true)
 	t.cursor.retired = lost
 	return t.cursor
 }
 
-func (t *tape) retire() {
-	t.record, t.lost = false, true // what the last reader has read is not needed again
+func (t *tape) retire(last bool) {
+	if last {
+		t.record, t.lost = false, true // what the last reader has read is not needed again
+	}
 	t.abandoned = t.cursor
 	t.abandoned.retired = true
 	t.cursor = &tapeCursor{tape: t}
@@ -317,16 +319,16 @@ func (c *tapeCursor) Close() error {
 	return nil
 }
 
-// trailerFilter hands the trailers of a request on, but for one. The server fills
+// trailerFilter hands the trailers of a request on, but for some. The server fills
 // its own map while the body is read, which may be during another attempt, so the
 // request gets a map that changes only when its reader is at the end.
 type trailerFilter struct {
 	from, to http.Header // nil if the request announced no trailers
-	drop     string
+	drop     []string
 	done     bool
 }
 
-func (f *trailerFilter) attach(r *http.Request, drop string) {
+func (f *trailerFilter) attach(r *http.Request, drop []string) {
 	if r.Trailer == nil {
 		return
 	}
@@ -344,7 +346,7 @@ func (f *trailerFilter) deliver() {
 
 func (f *trailerFilter) copy() {
 	for name, values := range f.from {
-		if http.CanonicalHeaderKey(name) != f.drop {
+		if !slices.Contains(f.drop, http.CanonicalHeaderKey(name)) {
 			f.to[name] = slices.Clone(values)
 		}
 	}

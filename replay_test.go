@@ -89,7 +89,7 @@ func readPieces(t *testing.T, r io.Reader, n int) string {
 
 func mustRewind(t *testing.T, tape *tape) *tapeCursor {
 	t.Helper()
-	cursor, ok := tape.rewind()
+	cursor, ok := tape.rewind(true)
 	if !ok {
 		t.Fatal("the body can't be read again")
 	}
@@ -365,7 +365,7 @@ func TestBodyThatOutgrowsItsTapeIsReadOn(t *testing.T) {
 			if tape.hold() != test.replayable {
 				t.Fatalf("replayable: %v", tape.hold())
 			}
-			second, ok := tape.rewind()
+			second, ok := tape.rewind(true)
 			if ok != test.replayable {
 				t.Fatalf("rewound: %v", ok)
 			}
@@ -571,7 +571,7 @@ func TestStoppedTapeIsReadToItsEnd(t *testing.T) {
 	if tape.hold() {
 		t.Error("a stopped tape can be rewound")
 	}
-	if _, ok := tape.rewind(); ok {
+	if _, ok := tape.rewind(true); ok {
 		t.Error("a stopped tape was rewound")
 	}
 	wantRest(t, second, body[len(start):])
@@ -793,7 +793,7 @@ func FuzzTape(f *testing.F) {
 					continue
 				}
 				replayable := tape.hold()
-				cursor, ok := tape.rewind()
+				cursor, ok := tape.rewind(true)
 				if ok != replayable || !ok && int64(len(body)-len(source.rest)) <= int64(limit) {
 					t.Fatalf("rewound: %v, replayable: %v", ok, replayable)
 				}

@@ -136,6 +136,7 @@ var errNotRenewed = errors.New("no other token")
 type cachedGrant struct {
 	current   atomic.Pointer[token]
 	aheadFrom atomic.Pointer[time.Time] // not before then is a token renewed ahead of its expiry; nil for any time
+	server    discovery                 // of an issuer's endpoint
 
 	mu         sync.Mutex
 	flight     *flight

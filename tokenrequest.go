@@ -2,6 +2,7 @@ package oauthcc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -43,11 +44,15 @@ const (
 // grantRequest is one client-credentials request (RFC 6749 §4.4.2) with every
 // placeholder resolved.
 type grantRequest struct {
+	issuer       string // instead of endpoint, until that is discovered
 	endpoint     string
 	insecureHTTP bool
 	clientID     string
 	clientSecret string
 	authMethod   string
+	assertion    clientAssertion // of the methods that use one
+	certificate  bool            // the client has one for TLS
+	proofs       *proofKey       // nil without DPoP
 	format       string
 	scopes       []string
 	audience     []string
@@ -63,8 +68,8 @@ func (r grantRequest) key() grantKey {
 
 func (r grantRequest) fields() [][]string {
 	return [][]string{
-		{r.endpoint, r.clientID, r.clientSecret, r.authMethod, r.format},
-		r.scopes, r.audience, r.resource, flatten(r.params), flatten(r.headers),
+		{r.issuer, r.endpoint, r.clientID, r.clientSecret, r.authMethod, r.format, r.proofs.name()},
+		r.scopes, r.audience, r.resource, flatten(r.params), flatten(r.headers), r.assertion.fields(),
 	}
 }
 
@@ -92,15 +97,22 @@ var optionParams = map[string]string{
 
 // ownHeaders are the header fields of a token request that other options or the
 // HTTP library write.
-var ownHeaders = append([]string{"Content-Type", "Content-Encoding", "Expect"}, connectionHeaders...)
+var ownHeaders = append([]string{"Content-Type", "Content-Encoding", "Expect", "Dpop"}, connectionHeaders...)
+
+// userAgent names the gateway to the authorization server.
+const userAgent = "caddy-oauth-cc"
 
 // check refuses what an endpoint could not understand or what would endanger the
 // credential. Its errors name the option and never quote a secret.
 func (r grantRequest) check() error {
-	if err := checkEndpoint(r.endpoint, r.insecureHTTP); err != nil {
+	if r.issuer != "" {
+		if err := checkIssuer(r.issuer, r.insecureHTTP); err != nil {
+			return err
+		}
+	} else if err := checkEndpoint(r.endpoint, r.insecureHTTP); err != nil {
 		return err
 	}
-	if err := checkClientAuth(r.authMethod, r.clientID, r.clientSecret); err != nil {
+	if err := checkClientAuth(r); err != nil {
 		return err
 	}
 	if slices.Contains(r.scopes, "") || slices.Contains(r.audience, "") {
@@ -175,15 +187,25 @@ func isLoopback(host string) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// isCleartext reports whether the endpoint is reached without TLS.
+// isCleartext reports whether the endpoint is reached without TLS. One that is discovered
+// has the issuer's scheme.
 func (r grantRequest) isCleartext() bool {
-	u, err := url.Parse(r.endpoint)
-	return err == nil && u.Scheme == "http"
+	return scheme(cmp.Or(r.issuer, r.endpoint)) == "http"
 }
 
-// endpointName is the endpoint as logs may show it, without its query.
+// scheme is a URL's, in lower case, or empty.
+func scheme(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	return u.Scheme
+}
+
+// endpointName is the endpoint as logs may show it, without its query, or the issuer
+// as long as the endpoint is not known.
 func (r grantRequest) endpointName() string {
-	u, err := url.Parse(r.endpoint)
+	u, err := url.Parse(cmp.Or(r.endpoint, r.issuer))
 	if err != nil {
 		return ""
 	}
@@ -205,8 +227,8 @@ type tokenClient struct {
 // fetch asks for a token, again where that may help and has not been ruled out by
 // the endpoint. resolve gives the request with its placeholders resolved; it is
 // called once more when the endpoint refuses the client, in case the credential
-// has been replaced meanwhile.
-func (c *tokenClient) fetch(ctx context.Context, resolve func(context.Context) (grantRequest, error)) (grantedToken, *fetchError) {
+// has been replaced meanwhile. Where the request names an issuer, d tells its endpoint.
+func (c *tokenClient) fetch(ctx context.Context, resolve func(context.Context) (grantRequest, error), d *discovery) (grantedToken, *fetchError) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 
@@ -220,7 +242,7 @@ func (c *tokenClient) fetch(ctx context.Context, resolve func(context.Context) (
 	}
 	resolvedAgain := false
 	for retries := 0; ; {
-		granted, failure := c.try(ctx, request)
+		granted, failure := c.try(ctx, request, d)
 		if failure == nil {
 			return granted, nil
 		}
@@ -248,12 +270,47 @@ func (c *tokenClient) fetch(ctx context.Context, resolve func(context.Context) (
 	}
 }
 
-// try sends one token request.
-func (c *tokenClient) try(ctx context.Context, request grantRequest) (grantedToken, *fetchError) {
+// try asks the endpoint once, and once more where it wants a nonce of its own in the
+// proof (RFC 9449 §8).
+func (c *tokenClient) try(ctx context.Context, request grantRequest, d *discovery) (grantedToken, *fetchError) {
+	var server *serverMetadata
+	if request.issuer != "" {
+		var failure *fetchError
+		if server, failure = c.discover(ctx, request, d); failure != nil {
+			return grantedToken{}, failure
+		}
+		request.endpoint = server.endpointFor(request)
+	}
+	granted, failure := c.send(ctx, request)
+	if failure != nil && failure.code == "use_dpop_nonce" && failure.hasNonce && request.proofs != nil {
+		granted, failure = c.send(ctx, request)
+	}
+	if failure != nil && server != nil {
+		d.doubt(request.issuer)
+		if names := server.authMethods; failure.refusesClient() && len(names) > 0 && !slices.Contains(names, request.standardAuthMethod()) {
+			failure.hint = "the issuer's metadata has other methods of client authentication; use auth_method " + strings.Join(names, " or ")
+		}
+	}
+	return granted, failure
+}
+
+// send sends one token request.
+func (c *tokenClient) send(ctx context.Context, request grantRequest) (grantedToken, *fetchError) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout/2)
 	defer cancel()
 
-	vetting := &vettingTransport{next: c.transport, mask: request.mask, now: time.Now}
+	params := request.endpointParams()
+	sent := time.Now()
+	assertion, err := request.assertionParams(sent)
+	if err != nil {
+		return grantedToken{}, &fetchError{class: classRefused, unsent: true, detail: "the client's assertion could not be signed"}
+	}
+	maps.Copy(params, assertion)
+	vetting := &vettingTransport{next: c.transport, tokenType: typeBearer, mask: request.mask, now: time.Now}
+	if request.proofs != nil {
+		vetting.tokenType = typeDPoP
+		vetting.next = proofTransport{next: c.transport, key: request.proofs}
+	}
 	client := &http.Client{
 		Transport: request.roundTripper(vetting),
 		// A 307 or 308 would send the credential to wherever it points.
@@ -261,19 +318,18 @@ func (c *tokenClient) try(ctx context.Context, request grantRequest) (grantedTok
 	}
 	config := clientcredentials.Config{
 		ClientID:       request.clientID,
-		ClientSecret:   request.clientSecret,
+		ClientSecret:   request.sentSecret(),
 		TokenURL:       request.endpoint,
 		Scopes:         request.scopes,
-		EndpointParams: request.endpointParams(),
+		EndpointParams: params,
 		AuthStyle:      authStyle(request.authMethod),
 	}
-	sent := time.Now()
 	token, err := config.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
 	if err != nil {
 		failure := asFetchError(ctx, err)
 		// Some servers call credentials that they can't decode an invalid request.
 		if failure.refusesClient() || failure.code == "invalid_request" {
-			failure.hint = basicHint(request.authMethod, request.clientID, request.clientSecret)
+			failure.hint = request.refusalHint()
 		}
 		return grantedToken{}, failure
 	}
@@ -321,7 +377,7 @@ type headerTransport struct {
 func (t headerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	req = req.Clone(req.Context())
 	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", "caddy-oauth-cc")
+	req.Header.Set("User-Agent", userAgent)
 	for name, values := range t.headers {
 		req.Header[http.CanonicalHeaderKey(name)] = values
 	}

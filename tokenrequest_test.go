@@ -50,7 +50,7 @@ func onWire(t *testing.T, request grantRequest, answer cannedAnswer) []wireReque
 		sent = append(sent, wireRequest{req.Method, req.URL.String(), req.Header.Clone(), string(body)})
 		return answer.RoundTrip(req)
 	})}
-	_, _ = client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return request, nil })
+	_, _ = client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return request, nil }, nil)
 	return sent
 }
 
@@ -70,17 +70,19 @@ func TestCredentialIsSentAsItsMethodSays(t *testing.T) {
 		{method: authSecretBasic, authorization: asForm, body: "grant_type=client_credentials"},
 		{method: authSecretBasicRaw, authorization: encode(id + ":" + secret), body: "grant_type=client_credentials"},
 		{method: authSecretPost, body: "client_id=" + formID + "&client_secret=" + formSecret + "&grant_type=client_credentials"},
+		{method: authTLS, body: "client_id=" + formID + "&grant_type=client_credentials"},
 		{method: authNone, body: "client_id=" + formID + "&grant_type=client_credentials"},
 		{method: authSecretBasic, format: formatJSON, authorization: asForm, json: map[string]any{"grant_type": "client_credentials"}},
 		{method: authSecretBasicRaw, format: formatJSON, authorization: encode(id + ":" + secret), json: map[string]any{"grant_type": "client_credentials"}},
 		{method: authSecretPost, format: formatJSON, json: map[string]any{"grant_type": "client_credentials", "client_id": id, "client_secret": secret}},
+		{method: authTLS, format: formatJSON, json: map[string]any{"grant_type": "client_credentials", "client_id": id}},
 		{method: authNone, format: formatJSON, json: map[string]any{"grant_type": "client_credentials", "client_id": id}},
 	} {
 		t.Run(test.method+test.format, func(t *testing.T) {
 			request := grantRequest{endpoint: "https://auth.example.com/token?tenant=1", clientID: id, clientSecret: secret,
 				authMethod: test.method, format: test.format}
-			if test.method == authNone {
-				request.clientSecret = ""
+			if !usesSecret(test.method) {
+				request.clientSecret, request.certificate = "", true
 			}
 			sent := onWire(t, request, anyToken)
 			if len(sent) != 1 {
@@ -157,13 +159,28 @@ func TestHeadersAreSent(t *testing.T) {
 	}
 }
 
+// requestOf is a token request of a client that authenticates itself so.
+func requestOf(t testing.TB, method string) grantRequest {
+	t.Helper()
+	request := cannedRequest
+	switch method {
+	case authSecretJWT:
+		return secretRequest(t, SigningKey{})
+	case authPrivateKeyJWT:
+		return keyRequest(t, "P-256", SigningKey{})
+	case authTLS:
+		request.certificate, request.clientSecret = true, ""
+	case authNone:
+		request.clientSecret = ""
+	}
+	request.authMethod = method
+	return request
+}
+
 func TestErrorIsNotAnsweredByAnotherGuess(t *testing.T) {
 	for _, method := range authMethods {
+		request := requestOf(t, method)
 		for _, status := range []int{200, 400, 401, 403, 415} {
-			request := grantRequest{endpoint: "https://auth.example.com/token", clientID: "app", clientSecret: "s3cret", authMethod: method}
-			if method == authNone {
-				request.clientSecret = ""
-			}
 			if sent := onWire(t, request, cannedAnswer{status: status, body: `{"error":"invalid_client"}`}); len(sent) != 1 {
 				t.Errorf("%s, %d: %d requests, want 1", method, status, len(sent))
 			}
@@ -290,7 +307,7 @@ func TestOnlyWhatMayPassIsTriedAgain(t *testing.T) {
 				endpoint := &scriptedEndpoint{steps: test.steps}
 				client := &tokenClient{transport: endpoint, timeout: 10 * time.Second}
 				start := time.Now()
-				_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return cannedRequest, nil })
+				_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return cannedRequest, nil }, nil)
 				code := ""
 				if failure != nil {
 					code = failure.errorCode()
@@ -335,7 +352,7 @@ func TestRetriesKeepToTheTimeout(t *testing.T) {
 				endpoint := &scriptedEndpoint{steps: []http.RoundTripper{test.step}}
 				client := &tokenClient{transport: endpoint, timeout: test.timeout}
 				start := time.Now()
-				_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return cannedRequest, nil })
+				_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return cannedRequest, nil }, nil)
 				if failure == nil || failure.errorCode() != test.code || len(endpoint.asked) != test.want {
 					t.Errorf("%d requests, %v; want %d, %s", len(endpoint.asked), failure, test.want, test.code)
 				}
@@ -358,7 +375,7 @@ func TestCancellationEndsAFetch(t *testing.T) {
 				time.AfterFunc(100*time.Millisecond, cancel)
 				client := &tokenClient{transport: &scriptedEndpoint{steps: []http.RoundTripper{step}}, timeout: 10 * time.Second}
 				start := time.Now()
-				_, failure := client.fetch(ctx, func(context.Context) (grantRequest, error) { return cannedRequest, nil })
+				_, failure := client.fetch(ctx, func(context.Context) (grantRequest, error) { return cannedRequest, nil }, nil)
 				if taken := time.Since(start); failure == nil || taken != 100*time.Millisecond {
 					t.Errorf("%v after %v", failure, taken)
 				}
@@ -406,7 +423,7 @@ func TestRefusedClientIsTriedOnceMoreWithAChangedCredential(t *testing.T) {
 							return request, errors.New("no such file")
 						}
 						return request, nil
-					})
+					}, nil)
 					wantSent, wantCalls := 1, 1
 					if test.again {
 						wantSent, wantCalls = resolved.sent, 2
@@ -431,7 +448,7 @@ func TestCredentialThatCannotBeResolvedIsNotSent(t *testing.T) {
 	client := &tokenClient{transport: endpoint, timeout: time.Minute}
 	_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) {
 		return grantRequest{}, errors.New("client_secret: no such file")
-	})
+	}, nil)
 	if failure == nil || failure.class != classRefused || !failure.unsent || failure.detail != "client_secret: no such file" {
 		t.Errorf("got %v", failure)
 	}
@@ -601,7 +618,7 @@ func TestHangIsATimeout(t *testing.T) {
 			client := &tokenClient{transport: caddyTransport(t, "{}"), timeout: 300 * time.Millisecond}
 			request := cannedRequest
 			request.endpoint = "http://" + peer + "/token?key=query-canary"
-			_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return request, nil })
+			_, failure := client.fetch(t.Context(), func(context.Context) (grantRequest, error) { return request, nil }, nil)
 			if failure == nil || failure.class != classTimeout || failure.detail != "no answer in time" || strings.Contains(failure.Error(), "canary") {
 				t.Errorf("got %v", failure)
 			}

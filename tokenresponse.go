@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -65,6 +66,7 @@ type fetchError struct {
 	hint       string        // what may help
 	retryAfter time.Duration // as the endpoint asked, 0 without
 	unsent     bool          // nothing was sent; the configuration is at fault
+	hasNonce   bool          // the answer brought one for the next DPoP proof (RFC 9449 §8)
 	asked      grantKey      // what was sent
 }
 
@@ -108,13 +110,20 @@ var registeredErrors = []string{
 	"access_denied", "server_error", "temporarily_unavailable",
 }
 
+// The types of access tokens (RFC 6750 §6.1.1, RFC 9449 §5).
+const (
+	typeBearer = "Bearer"
+	typeDPoP   = "DPoP"
+)
+
 // vettingTransport lets x/oauth2 see only answers that it can't misread, and keeps
 // of them what the library drops. It serves one request.
 type vettingTransport struct {
-	next    http.RoundTripper
-	mask    func(string) string // replaces credentials in a text
-	now     func() time.Time
-	granted grantedToken
+	next      http.RoundTripper
+	tokenType string              // that was asked for
+	mask      func(string) string // replaces credentials in a text
+	now       func() time.Time
+	granted   grantedToken
 }
 
 func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -135,6 +144,7 @@ func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	if failure != nil {
 		failure.status = res.StatusCode
 		failure.retryAfter = retryAfter(res.Header, t.now())
+		failure.hasNonce = res.Header.Get(nonceHeader) != ""
 		return nil, failure
 	}
 	normalized, err := json.Marshal(map[string]string{"access_token": answer.accessToken, "token_type": "Bearer"})
@@ -165,8 +175,11 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *f
 		invalid.detail = "the answer has no access_token"
 	case strings.ContainsFunc(answer.accessToken, func(r rune) bool { return r <= ' ' || r > '~' }):
 		invalid.detail = "the access_token has characters that a header can't carry"
-	case !strings.EqualFold(answer.tokenType, "Bearer") && answer.tokenType != "":
-		invalid.detail = "the token_type is not Bearer"
+	case !t.isAsked(answer.tokenType):
+		invalid.detail = "the token_type is not " + t.tokenType
+		if t.tokenType == typeDPoP {
+			invalid.detail += ": the endpoint has not bound the token to the gateway's key; have DPoP turned on for the client there"
+		}
 		invalid.said = t.quote(answer, answer.tokenType)
 	default:
 		t.granted.scope, t.granted.scopeKnown = answer.scope, answer.scopeKnown
@@ -179,15 +192,19 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *f
 	return answer, invalid
 }
 
+// isAsked reports whether a token is of the type that was asked for. Without a type it is
+// taken for a Bearer token, and never for a bound one.
+func (t *vettingTransport) isAsked(tokenType string) bool {
+	return strings.EqualFold(tokenType, t.tokenType) || tokenType == "" && t.tokenType == typeBearer
+}
+
 // refusal classifies an answer that is an error, by its status and its code.
 func (t *vettingTransport) refusal(res *http.Response, answer tokenAnswer) *fetchError {
-	e := &fetchError{class: classRefused, said: t.quote(answer, strings.TrimSpace(answer.errorCode+" "+answer.errorDescription))}
+	e := &fetchError{class: classForStatus(res.StatusCode), said: t.quote(answer, strings.TrimSpace(answer.errorCode+" "+answer.errorDescription))}
 	if slices.Contains(registeredErrors, answer.errorCode) {
 		e.code = answer.errorCode
 	}
 	switch status := res.StatusCode; {
-	case status >= 500 || status == http.StatusRequestTimeout || status == http.StatusTooManyRequests:
-		e.class = classServerError
 	case status >= 300 && status <= 399:
 		e.detail = "the endpoint redirects, which is not followed; set token_endpoint to the final URL"
 		if location, err := res.Location(); err == nil {
@@ -199,13 +216,28 @@ func (t *vettingTransport) refusal(res *http.Response, answer tokenAnswer) *fetc
 	return e
 }
 
-// quote makes the endpoint's words fit for a log: printable, at most 200
-// characters, no credential and no token.
-func (t *vettingTransport) quote(answer tokenAnswer, text string) string {
-	text = t.mask(strings.ToValidUTF8(text, ""))
-	if answer.accessToken != "" {
-		text = strings.ReplaceAll(text, answer.accessToken, "***")
+// classForStatus tells a server that is not well from one that refuses.
+func classForStatus(status int) failureClass {
+	if status >= 500 || status == http.StatusRequestTimeout || status == http.StatusTooManyRequests {
+		return classServerError
 	}
+	return classRefused
+}
+
+func (t *vettingTransport) quote(answer tokenAnswer, text string) string {
+	return quote(func(text string) string {
+		text = t.mask(text)
+		if answer.accessToken != "" {
+			text = strings.ReplaceAll(text, answer.accessToken, "***")
+		}
+		return text
+	}, text)
+}
+
+// quote makes a peer's words fit for a log: printable, at most 200 characters, no
+// credential and no token, be it one that was sent or any JWT.
+func quote(mask func(string) string, text string) string {
+	text = anyJWT.ReplaceAllLiteralString(mask(strings.ToValidUTF8(text, "")), "***")
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
@@ -217,6 +249,10 @@ func (t *vettingTransport) quote(answer tokenAnswer, text string) string {
 	}
 	return text
 }
+
+// anyJWT finds a JWT, or the beginning of one: a client's assertion or proof can come back
+// in an error. It starts with {", in base64url.
+var anyJWT = regexp.MustCompile(`eyJ[\w-]+(\.[\w-]*)*`)
 
 // minMasked is the least length of a value that may be a credential, or else a plain
 // word, for which it is masked.

@@ -1,0 +1,269 @@
+package oauthcc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// metadataLife is how long an authorization server's metadata is used before it is
+	// read again.
+	metadataLife = time.Hour
+
+	// metadataSpacing is the least time between two readings of metadata while there is
+	// some that can be used.
+	metadataSpacing = time.Minute
+)
+
+// serverMetadata is what is used of an authorization server's metadata (RFC 8414 §2). It
+// is immutable.
+type serverMetadata struct {
+	issuer       string
+	url          string // where it was found
+	endpoint     string
+	mtlsEndpoint string    // for clients with a certificate, if it is another (RFC 8705 §5)
+	authMethods  []string  // that the server names, as far as they are known here
+	tried        time.Time // when it was last read, or that was tried
+	due          time.Time // to be read again
+}
+
+// endpointFor returns the token endpoint for a request.
+func (m *serverMetadata) endpointFor(r grantRequest) string {
+	if r.certificate && m.mtlsEndpoint != "" {
+		return m.mtlsEndpoint
+	}
+	return m.endpoint
+}
+
+// discovery keeps the metadata of the server that a token comes from.
+type discovery struct {
+	current atomic.Pointer[serverMetadata]
+	news    atomic.Pointer[fetchError] // why it could not be read again, until that is told
+}
+
+// known returns the metadata of an issuer, or nil.
+func (d *discovery) known(issuer string) *serverMetadata {
+	if m := d.current.Load(); m != nil && m.issuer == issuer {
+		return m
+	}
+	return nil
+}
+
+// keep has metadata used on that could not be read again.
+func (d *discovery) keep(m *serverMetadata, now time.Time, failure *fetchError) {
+	changed := *m
+	changed.tried, changed.due = now, now.Add(metadataSpacing)
+	d.current.CompareAndSwap(m, &changed)
+	d.news.Store(failure)
+}
+
+// doubt has the metadata read again before its time, as the server may have moved.
+func (d *discovery) doubt(issuer string) {
+	m := d.known(issuer)
+	if m == nil {
+		return
+	}
+	if soon := m.tried.Add(metadataSpacing); soon.Before(m.due) {
+		changed := *m
+		changed.due = soon
+		d.current.CompareAndSwap(m, &changed)
+	}
+}
+
+// discover returns the metadata of the request's issuer: what is known while that is not
+// due, else what the server says, else what is known all the same.
+func (c *tokenClient) discover(ctx context.Context, r grantRequest, d *discovery) (*serverMetadata, *fetchError) {
+	now := time.Now()
+	known := d.known(r.issuer)
+	if known != nil && now.Before(known.due) {
+		return known, nil
+	}
+	limit := c.timeout / 2
+	if known != nil {
+		limit /= 2 // the token is to be asked for as well
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	m, failure := c.readMetadata(ctx, r, known)
+	if failure == nil {
+		m.tried, m.due = now, now.Add(metadataLife)
+		d.current.Store(m)
+		return m, nil
+	}
+	if known == nil {
+		return nil, failure
+	}
+	d.keep(known, now, failure)
+	return known, nil
+}
+
+// readMetadata looks at both places where metadata can be, first where it was before.
+func (c *tokenClient) readMetadata(ctx context.Context, r grantRequest, known *serverMetadata) (*serverMetadata, *fetchError) {
+	places := metadataURLs(r.issuer)
+	if known != nil && known.url == places[1] {
+		slices.Reverse(places)
+	}
+	var first *fetchError
+	for _, place := range places {
+		m, failure := c.readMetadataAt(ctx, r, place)
+		if failure == nil {
+			return m, nil
+		}
+		if failure.status == 0 { // no answer
+			return nil, failure
+		}
+		// That a document is not there says less than any other failure.
+		if first == nil || isNotThere(first) {
+			first = failure
+		}
+	}
+	return nil, first
+}
+
+func isNotThere(failure *fetchError) bool {
+	return failure.class == classRefused && failure.status >= 400
+}
+
+// metadataURLs are where an issuer's metadata can be: below the host with the path of the
+// issuer behind (RFC 8414 §3.1), or below the issuer (OpenID Connect Discovery 1.0 §4.1).
+func metadataURLs(issuer string) []string {
+	issuer = strings.TrimSuffix(issuer, "/")
+	scheme, rest, _ := strings.Cut(issuer, "://")
+	host, path, isBelow := strings.Cut(rest, "/")
+	if isBelow {
+		path = "/" + path
+	}
+	return []string{
+		scheme + "://" + host + "/.well-known/oauth-authorization-server" + path,
+		issuer + "/.well-known/openid-configuration",
+	}
+}
+
+// readMetadataAt reads one document. Redirects are not followed.
+func (c *tokenClient) readMetadataAt(ctx context.Context, r grantRequest, place string) (*serverMetadata, *fetchError) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, place, nil)
+	if err != nil {
+		return nil, &fetchError{class: classRefused, unsent: true, detail: "the issuer's metadata has no valid URL"}
+	}
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", userAgent)
+	res, err := c.transport.RoundTrip(req)
+	if err != nil {
+		failure := asFetchError(ctx, err)
+		failure.detail = fmt.Sprintf("reading the issuer's metadata at %s: %s", place, failure.detail)
+		return nil, failure
+	}
+	defer res.Body.Close()
+	m, failure := c.vetMetadata(res, r)
+	if failure != nil {
+		failure.status = res.StatusCode
+		failure.retryAfter = retryAfter(res.Header, time.Now())
+		failure.detail = fmt.Sprintf("reading the issuer's metadata at %s: %s", place, failure.detail)
+		return nil, failure
+	}
+	m.url = place
+	return m, nil
+}
+
+func (c *tokenClient) vetMetadata(res *http.Response, r grantRequest) (*serverMetadata, *fetchError) {
+	quote := func(text string) string { return quote(r.mask, text) }
+	if res.StatusCode != http.StatusOK {
+		return nil, refusedMetadata(res, quote)
+	}
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxResponse+1))
+	switch {
+	case len(body) > maxResponse:
+		return nil, &fetchError{class: classInvalidResponse, detail: "the document is larger than 1 MiB"}
+	case err != nil:
+		failure := asFetchError(res.Request.Context(), err)
+		return nil, failure
+	}
+	var document struct {
+		Issuer      string   `json:"issuer"`
+		Endpoint    string   `json:"token_endpoint"`
+		AuthMethods []string `json:"token_endpoint_auth_methods_supported"`
+		Aliases     struct {
+			Endpoint string `json:"token_endpoint"`
+		} `json:"mtls_endpoint_aliases"`
+	}
+	if err := json.Unmarshal(body, &document); err != nil {
+		return nil, &fetchError{class: classInvalidResponse, detail: "the document is not a JSON object with the members of RFC 8414 §2"}
+	}
+	if document.Issuer != r.issuer {
+		// RFC 8414 §3.3: or one server could pass itself off as another.
+		return nil, &fetchError{
+			class: classInvalidResponse, said: quote("issuer " + document.Issuer),
+			detail: "the document is another issuer's; if it is the right server, set issuer to exactly what it calls itself, to the last slash",
+		}
+	}
+	m := &serverMetadata{issuer: r.issuer, endpoint: document.Endpoint, mtlsEndpoint: document.Aliases.Endpoint}
+	if m.endpoint == "" {
+		return nil, &fetchError{class: classInvalidResponse, detail: "the document names no token_endpoint"}
+	}
+	for _, endpoint := range []string{m.endpoint, m.mtlsEndpoint} {
+		if err := checkDiscovered(endpoint, r); err != nil {
+			return nil, &fetchError{class: classInvalidResponse, detail: err.Error(), said: quote("token_endpoint " + endpoint)}
+		}
+	}
+	for _, method := range document.AuthMethods {
+		if slices.Contains(authMethods, method) {
+			m.authMethods = append(m.authMethods, method)
+		}
+	}
+	return m, nil
+}
+
+// refusedMetadata classifies an answer that is no document, as one of the token endpoint
+// is.
+func refusedMetadata(res *http.Response, quote func(string) string) *fetchError {
+	failure := &fetchError{class: classForStatus(res.StatusCode), detail: "there is no document"}
+	if res.StatusCode >= 300 && res.StatusCode <= 399 {
+		failure.detail = "the server redirects, which is not followed; set issuer to the URL that it calls itself"
+		if location, err := res.Location(); err == nil {
+			failure.said = quote("redirects to " + displayURL(location))
+		}
+	}
+	return failure
+}
+
+// checkDiscovered refuses an endpoint that can't be meant for the credential. There need
+// not be one for clients with a certificate.
+func checkDiscovered(endpoint string, r grantRequest) error {
+	if endpoint == "" {
+		return nil
+	}
+	if err := checkEndpoint(endpoint, r.insecureHTTP); err != nil {
+		return err
+	}
+	if scheme(endpoint) != scheme(r.issuer) {
+		return errors.New("the document names a token_endpoint of another scheme than the issuer's; both must be https")
+	}
+	return nil
+}
+
+// checkIssuer applies RFC 8414 §2: an https URL without query and fragment.
+func checkIssuer(issuer string, insecureHTTP bool) error {
+	u, err := url.Parse(issuer)
+	switch {
+	case err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http":
+		return errors.New("issuer: not an absolute http or https URL; write one such as https://auth.example.com")
+	case u.User != nil:
+		return errors.New("issuer: the URL has user info; use client_id and client_secret")
+	case strings.ContainsAny(issuer, "?#"):
+		return errors.New("issuer: the URL has a query or a fragment, which no issuer has; remove it")
+	case strings.Contains(issuer, "/.well-known/"):
+		return errors.New("issuer: give the issuer itself, such as https://auth.example.com, and not the URL of its metadata")
+	case u.Scheme == "http" && !insecureHTTP && !isLoopback(u.Hostname()):
+		return errors.New("issuer: over http anyone on the way could name a token endpoint of theirs; use https, or set insecure_http")
+	}
+	return nil
+}
