@@ -33,7 +33,9 @@ func (e *endpointInMemory) RoundTrip(req *http.Request) (*http.Response, error) 
 // memory and a grant of its own.
 func handlerInMemory(t testing.TB, h *Handler) *Handler {
 	t.Helper()
-	h.TokenEndpoint, h.ClientID = "http://127.0.0.1/token", t.Name()
+	if h.ClientID = t.Name(); h.Issuer == "" {
+		h.TokenEndpoint = "http://127.0.0.1/token"
+	}
 	if h.ClientSecret == "" {
 		h.ClientSecret = "secret"
 	}
