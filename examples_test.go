@@ -2,19 +2,11 @@ package oauthcc
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -442,18 +434,14 @@ func testUpload(t *testing.T) {
 }
 
 func testPrivateCA(t *testing.T) {
-	company, stranger := newCompanyCA(t), newCompanyCA(t)
-	endpoint := company.startServer(t, &tokenServer{lifetime: 3600})
-	upstream := company.startServer(t, new(api))
-	dir := t.TempDir()
-	certificate, key := company.issue(t, x509.ExtKeyUsageClientAuth)
-	writeFile(t, filepath.Join(dir, "client.pem"), certificate)
-	writeFile(t, filepath.Join(dir, "client.key"), key)
-	start := func(t *testing.T, trusted *companyCA) answer {
-		writeFile(t, filepath.Join(dir, "ca.pem"), trusted.pem)
+	company, stranger := newTestCA(t), newTestCA(t)
+	endpoint := company.startForClients(t, &tokenServer{lifetime: 3600})
+	upstream := company.startForClients(t, new(api))
+	certificate, key := company.client(t, "gateway")
+	start := func(t *testing.T, trusted *testCA) answer {
 		g := startExample(t, "private-ca", exampleRun{env: map[string]string{
 			"TOKEN_ENDPOINT": endpoint.URL, "API": upstream.URL, "CLIENT_SECRET": "s3cret",
-			"CA_FILE": filepath.Join(dir, "ca.pem"), "CERTIFICATE_FILE": filepath.Join(dir, "client.pem"), "KEY_FILE": filepath.Join(dir, "client.key"),
+			"CA_FILE": trusted.file(t), "CERTIFICATE_FILE": certificate, "KEY_FILE": key,
 		}})
 		a := g.get("/orders")
 		if failures := g.logs.with("no token obtained"); a.status == 503 &&
@@ -472,84 +460,4 @@ func testPrivateCA(t *testing.T) {
 			t.Errorf("got %d %q", a.status, a.body)
 		}
 	})
-}
-
-// companyCA is a certificate authority for one test.
-type companyCA struct {
-	certificate *x509.Certificate
-	key         *ecdsa.PrivateKey
-	pem         string
-}
-
-func newCompanyCA(t testing.TB) *companyCA {
-	t.Helper()
-	ca := new(companyCA)
-	var der []byte
-	ca.key, der = signForCompany(t, &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Test CA"},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}, nil, nil)
-	var err error
-	if ca.certificate, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	ca.pem = companyPEM("CERTIFICATE", der)
-	return ca
-}
-
-// issue returns a certificate for loopback and its key, as PEM.
-func (ca *companyCA) issue(t testing.TB, usage x509.ExtKeyUsage) (certificate, key string) {
-	t.Helper()
-	private, der := signForCompany(t, &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "test"},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, ExtKeyUsage: []x509.ExtKeyUsage{usage},
-	}, ca.certificate, ca.key)
-	keyDER, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return companyPEM("CERTIFICATE", der), companyPEM("PRIVATE KEY", keyDER)
-}
-
-// startServer serves with a certificate of the CA, to clients that have one as well.
-func (ca *companyCA) startServer(t testing.TB, handler http.Handler) *httptest.Server {
-	t.Helper()
-	certificate, key := ca.issue(t, x509.ExtKeyUsageServerAuth)
-	pair, err := tls.X509KeyPair([]byte(certificate), []byte(key))
-	if err != nil {
-		t.Fatal(err)
-	}
-	clients := x509.NewCertPool()
-	clients.AddCert(ca.certificate)
-	server := httptest.NewUnstartedServer(handler)
-	server.TLS = &tls.Config{
-		Certificates: []tls.Certificate{pair}, ClientCAs: clients,
-		ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12,
-	}
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	return server
-}
-
-// signForCompany makes a key and a certificate for it, signed by itself without a
-// parent.
-func signForCompany(t testing.TB, template, parent *x509.Certificate, signer *ecdsa.PrivateKey) (*ecdsa.PrivateKey, []byte) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if parent == nil {
-		parent, signer = template, key
-	}
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key, der
-}
-
-func companyPEM(kind string, der []byte) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
 }

@@ -108,6 +108,13 @@ func (ca *testCA) serve(t testing.TB, host string, notAfter time.Time) string {
 	return server.Listener.Addr().String()
 }
 
+// startForClients runs a server on loopback to which clients come with a certificate of
+// the CA.
+func (ca *testCA) startForClients(t testing.TB, handler http.Handler) *httptest.Server {
+	t.Helper()
+	return ca.start(t, ca.server(t, "127.0.0.1", time.Now().Add(time.Hour)), handler, tls.RequireAndVerifyClientCert)
+}
+
 // start runs a server over TLS.
 func (ca *testCA) start(t testing.TB, certificate tls.Certificate, handler http.Handler, client tls.ClientAuthType) *httptest.Server {
 	t.Helper()
