@@ -3,6 +3,8 @@ package oauthcc
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"net/http"
@@ -143,4 +145,44 @@ func BenchmarkServeHTTP_RetryOff(b *testing.B) {
 }
 func BenchmarkServeHTTP_RetryOffBody(b *testing.B) {
 	benchmarkFresh(b, &Handler{RetryStatus: []int{}}, body64K, false)
+}
+
+// What DPoP costs is the signature of each request's proof.
+func BenchmarkServeHTTP_DPoP(b *testing.B) {
+	h := handlerInMemory(b, &Handler{DPoP: "https://api.example.com"})
+	h.client.transport = endpointFunc(func(req *http.Request) (*http.Response, error) {
+		return cannedAnswer{body: `{"access_token":"token-1","token_type":"DPoP","expires_in":3600}`}.RoundTrip(req)
+	})
+	benchmarkHandler(b, nil, false, func(w http.ResponseWriter, r *http.Request) error {
+		delete(r.Header, "Authorization")
+		return h.ServeHTTP(w, r, trivialNext)
+	})
+}
+
+func BenchmarkProof(b *testing.B) {
+	key, err := newProofKey()
+	if err != nil {
+		b.Fatal(err)
+	}
+	last := key.resources.of("https://api.example.com")
+	last.learn(http.Header{nonceHeader: {"eyJ7S_zG.eyJH0-Z.HX4w-7v"}})
+	hash := hashToken("token-1")
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := key.prove("GET", "https://api.example.com/v1/orders", hash, last); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkSignature is the part of a proof that nothing can spare.
+func BenchmarkSignature(b *testing.B) {
+	key := testKeys()["P-256"]
+	digest := make([]byte, 32)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := key.Sign(rand.Reader, digest, crypto.SHA256); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

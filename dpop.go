@@ -70,12 +70,17 @@ func newProofKey() (*proofKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	thumbprint, err := (&jose.JSONWebKey{Key: private.Public()}).Thumbprint(crypto.SHA256)
+	public := jose.JSONWebKey{Key: private.Public()}
+	thumbprint, err := public.Thumbprint(crypto.SHA256)
+	if err != nil {
+		return nil, err
+	}
+	jwk, err := public.MarshalJSON() // once, and not for each proof
 	if err != nil {
 		return nil, err
 	}
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: private},
-		(&jose.SignerOptions{EmbedJWK: true}).WithType("dpop+jwt"))
+		new(jose.SignerOptions).WithType("dpop+jwt").WithHeader("jwk", json.RawMessage(jwk)))
 	if err != nil {
 		return nil, err
 	}

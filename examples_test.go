@@ -22,6 +22,13 @@ import (
 // exampleTests has a test for each file in examples, which runs that file.
 var exampleTests = map[string]func(*testing.T){
 	"always-warm":        testAlwaysWarm,
+	"api-key":            testAPIKey,
+	"client-secret-jwt":  testClientSecretJWT,
+	"dpop":               testDPoP,
+	"fapi2-dpop":         testFAPI2DPoP,
+	"fapi2-mutual-tls":   func(t *testing.T) { testMutualTLS(t, "fapi2-mutual-tls") },
+	"mutual-tls":         func(t *testing.T) { testMutualTLS(t, "mutual-tls") },
+	"private-key-jwt":    testPrivateKeyJWT,
 	"applixure":          func(t *testing.T) { testProviderExample(t, applixure) },
 	"error-pages":        testErrorPages,
 	"genesys-cloud":      func(t *testing.T) { testProviderExample(t, genesysCloud) },
@@ -142,15 +149,16 @@ func forTest(t testing.TB, config []byte, trust *x509.Certificate) []byte {
 		"level":   "DEBUG",
 	}}}
 	if trust != nil {
-		secured := map[string]any{"protocol": "http", "tls": map[string]any{"ca": map[string]any{
-			"provider": "inline", "trusted_ca_certs": []string{base64.StdEncoding.EncodeToString(trust.Raw)},
-		}}}
 		eachObject(tree, func(object map[string]any) {
 			switch object["handler"] {
 			case "reverse_proxy":
-				object["transport"] = secured
+				member(object, "transport")["protocol"] = "http"
 			case "oauth_cc":
-				object["transport"] = map[string]any{"tls": secured["tls"]}
+			default:
+				return
+			}
+			member(member(object, "transport"), "tls")["ca"] = map[string]any{
+				"provider": "inline", "trusted_ca_certs": []string{base64.StdEncoding.EncodeToString(trust.Raw)},
 			}
 		})
 	}
@@ -159,6 +167,16 @@ func forTest(t testing.TB, config []byte, trust *x509.Certificate) []byte {
 		t.Fatal(err)
 	}
 	return config
+}
+
+// member is an object within another, made if need be.
+func member(object map[string]any, name string) map[string]any {
+	if found, ok := object[name].(map[string]any); ok {
+		return found
+	}
+	made := make(map[string]any)
+	object[name] = made
+	return made
 }
 
 func decodeConfig(t testing.TB, config []byte) map[string]any {
