@@ -142,9 +142,12 @@ func (t rawBasicTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	return t.next.RoundTrip(req)
 }
 
-// refusalHint is for a client that was refused: what servers disagree on.
-func (r grantRequest) refusalHint() string {
+// refusalHint is for a client that was refused with this error code: what servers disagree
+// on.
+func (r grantRequest) refusalHint(code string) string {
 	switch {
+	case code == "invalid_dpop_proof":
+		return "the proof was refused; check the clocks of both sides, and that the token endpoint's URL is the one by which the server knows it"
 	case usesAssertion(r.authMethod):
 		return assertionHint(r)
 	case r.authMethod == authTLS:

@@ -366,9 +366,13 @@ func TestHangingMetadataDoesNotKeepFromATokenWhenItIsKnown(t *testing.T) {
 		if _, failure := fetchBy(t, server, issuerRequest(), d); failure != nil || time.Since(start) != 2500*time.Millisecond {
 			t.Errorf("got %v after %v", failure, time.Since(start))
 		}
+		server.since()
 		start = time.Now()
 		if _, failure := fetchBy(t, server, issuerRequest(), new(discovery)); failure == nil || failure.class != classTimeout || time.Since(start) > 10*time.Second {
 			t.Errorf("got %v after %v", failure, time.Since(start))
+		}
+		if asked := server.since(); strings.Contains(asked, "oidc") {
+			t.Errorf("asked %s of a server that does not answer", asked)
 		}
 	})
 }

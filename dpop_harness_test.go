@@ -75,6 +75,7 @@ func verifyProof(r *http.Request, target, token string) (verifiedProof, error) {
 type proofChecker struct {
 	mu     sync.Mutex
 	nonce  string // that it wants, if any
+	offer  string // that it gives with its answers, if it wants none
 	used   map[string]bool
 	proofs []verifiedProof
 	errors []error
@@ -97,6 +98,9 @@ func (c *proofChecker) check(w http.ResponseWriter, r *http.Request, target, tok
 	}
 	c.used[proof.ID] = true
 	c.proofs = append(c.proofs, proof)
+	if c.nonce == "" && c.offer != "" {
+		w.Header().Set("DPoP-Nonce", c.offer)
+	}
 	if c.nonce != "" {
 		w.Header().Set("DPoP-Nonce", c.nonce)
 		if proof.Nonce != c.nonce {

@@ -53,17 +53,37 @@ func TestNonceIsUsedOnBothSides(t *testing.T) {
 // The next nonce comes with an answer that needed none.
 func TestNonceOfASuccessIsUsed(t *testing.T) {
 	server, upstream := startBindingServer(t), startBoundAPI(t)
-	g := startGateway(t, boundOptions(server, upstream)+"\n")
+	server.offer, upstream.offer = "s1", "u1"
+	g := startGateway(t, boundOptions(server, upstream))
 	checkAnswer(t, g.get("/"), 200, "GET / with token-1 ")
+	server.demand("s1")
 	upstream.demand("u1")
-	checkAnswer(t, g.get("/"), 200, "GET / with token-1 ")
-	upstream.log()
-	upstream.proofChecker.mu.Lock()
-	upstream.proofChecker.nonce = "u1"
-	upstream.proofChecker.mu.Unlock()
-	g.getConcurrently(20, 200)
-	if got := upstream.log(); strings.Contains(got, "use_dpop_nonce") {
-		t.Errorf("the API answered %s", got)
+	upstream.accepts(func(token string) bool { return token == "token-2" })
+	checkAnswer(t, g.get("/"), 200, "GET / with token-2 ")
+	if got := server.nonces() + ", " + upstream.nonces(); got != ". s1, . u1 u1" {
+		t.Errorf("got the nonces %s", got)
+	}
+}
+
+// The nonces of a token endpoint and of an API are not interchangeable, also where both
+// have the same origin (RFC 9449 §9).
+func TestNoncesOfBothSidesAreKeptApart(t *testing.T) {
+	server, upstream := startBindingServer(t), startBoundAPI(t)
+	server.URL = upstream.URL
+	upstream.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/token" {
+			server.ServeHTTP(w, r)
+			return
+		}
+		upstream.serve(w, r)
+	})
+	server.demand("s1")
+	upstream.demand("u1")
+	upstream.accepts(func(token string) bool { return token == "token-2" })
+	g := startGateway(t, boundOptions(server, upstream))
+	checkAnswer(t, g.get("/"), 200, "GET / with token-2 ")
+	if got := server.nonces() + ", " + upstream.nonces(); got != ". s1 s1, . u1 u1" {
+		t.Errorf("got the nonces %s", got)
 	}
 }
 
@@ -248,6 +268,19 @@ func TestProofIsTakenAwayFromAnErrorRoute(t *testing.T) {
 	g.get("/")
 	if all := seen.all(); len(all) != 1 || all[0].header["Dpop"] != nil || all[0].header["Authorization"] != nil {
 		t.Errorf("the error route got %v", all)
+	}
+}
+
+func TestHintForARefusedProof(t *testing.T) {
+	server, upstream := startBindingServer(t), startBoundAPI(t)
+	server.setAnswer(func(w http.ResponseWriter, _ *http.Request, _ int) {
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = io.WriteString(w, `{"error":"invalid_dpop_proof"}`)
+	})
+	g := startGateway(t, boundOptions(server, upstream))
+	checkAnswer(t, g.get("/"), 502, "")
+	if told := g.logs.with("no token obtained"); len(told) != 1 || !strings.Contains(fmt.Sprint(told[0]["hint"]), "clocks of both sides") {
+		t.Errorf("logged %v", told)
 	}
 }
 

@@ -56,7 +56,7 @@ func (x *exchange) serve(next caddyhttp.Handler) error {
 			}
 		}
 		if x.isLast() {
-			return x.send(next)
+			return x.h.detach(x.r, x.send(next))
 		}
 	}
 }

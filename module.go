@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/textproto"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -538,15 +539,21 @@ func hasClientCertificate(t *reverseproxy.HTTPTransport) bool {
 }
 
 // grantKey identifies the token of this configuration. Beside what the token
-// request says it covers how the endpoint is reached and trusted, and where the
-// values are read from: two handlers share a token only as long as they would also
-// share a rotated credential, or another scope from the same file.
+// request says it covers how the endpoint is reached and trusted, with which client
+// certificate, and where the values are read from: two handlers share a token only as long
+// as they would also share a rotated credential, or another scope from the same file.
 func (h *Handler) grantKey(r grantRequest) (grantKey, error) {
 	transport, err := json.Marshal(h.Transport)
 	if err != nil {
 		return grantKey{}, fmt.Errorf("transport: %w", err)
 	}
-	return newGrantKey(slices.Concat(r.fields(), h.template().fields(), [][]string{{string(transport)}})...), nil
+	var certificate []byte
+	if h.Transport != nil && h.Transport.TLS != nil && h.Transport.TLS.ClientCertificateFile != "" {
+		if certificate, err = os.ReadFile(h.Transport.TLS.ClientCertificateFile); err != nil {
+			return grantKey{}, fmt.Errorf("transport: %w", err)
+		}
+	}
+	return newGrantKey(slices.Concat(r.fields(), h.template().fields(), [][]string{{string(transport), string(certificate)}})...), nil
 }
 
 func checkDuration(option string, d *caddy.Duration, fallback time.Duration) error {

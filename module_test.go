@@ -3,6 +3,7 @@ package oauthcc
 import (
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -587,6 +588,24 @@ func TestDifferentGrantsAreNotShared(t *testing.T) {
 			t.Errorf("%s and %s share a token", name, other)
 		}
 		names[h.key] = name
+	}
+}
+
+// A certificate that was written over is another credential: a reload then ends the pauses
+// that the old one led to, and its tokens may be bound to it.
+func TestAnotherCertificateIsAnotherGrant(t *testing.T) {
+	ca := newTestCA(t)
+	certificate, key := ca.client(t, "app")
+	config := configWithClient("client_id app", "auth_method tls_client_auth", "transport {\ntls_client_auth "+certificate+" "+key+"\n}")
+	first, same := provisionedConfig(t, config).key, provisionedConfig(t, config).key
+	renewed, renewedKey := ca.client(t, "app")
+	for from, to := range map[string]string{renewed: certificate, renewedKey: key} {
+		if err := os.Rename(from, to); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if first != same || first == provisionedConfig(t, config).key {
+		t.Error("the certificate is not told apart")
 	}
 }
 

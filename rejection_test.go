@@ -37,6 +37,7 @@ func TestRejectionIsJudgedByItsChallenges(t *testing.T) {
 		{"Basic", []string{`Basic realm="a, error=\"insufficient_scope\""`}, true},
 		{"Bearer without error", []string{`Bearer realm="a"`}, true},
 		{"another scheme's error", []string{`DPoP error="insufficient_scope"`}, true},
+		{"a proof's error, though there is none", []string{`Bearer error="invalid_dpop_proof"`}, true},
 		{"insufficient_scope", []string{`Bearer error="insufficient_scope", scope="a b"`}, false},
 		{"invalid_request", []string{`Bearer error=invalid_request`}, false},
 		{"several in a line", []string{`Basic realm="a", Bearer realm="b", error="insufficient_scope"`}, false},
@@ -137,6 +138,22 @@ func TestUncuredRejectionPassesThrough(t *testing.T) {
 				t.Errorf("%d warnings, want 1", n)
 			}
 		})
+	}
+}
+
+func TestTokenOfAReplayIsTakenAwayFromAnErrorRoute(t *testing.T) {
+	var seen attemptLog
+	endpoint, errorPages := startTokenServer(t), startScriptedAPI(t, seen.observe(func(http.ResponseWriter, *http.Request) {}))
+	upstream := startScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		if bearer(r) != "token-1" {
+			panic(http.ErrAbortHandler)
+		}
+		rejectToken(w)
+	})
+	g := startGateway(t, endpoint.options()+proxyTo(upstream)+"handle_errors {\n"+proxyTo(errorPages)+"}\n")
+	g.get("/")
+	if all := seen.all(); len(all) != 1 || all[0].header["Authorization"] != nil || endpoint.count() != 2 {
+		t.Errorf("the error route got %v after %d token requests", all, endpoint.count())
 	}
 }
 

@@ -259,7 +259,11 @@ func TestKeyFileIsReadAgainWhenItChanges(t *testing.T) {
 	writeFile(t, file, pkcs8(t, testKeys()["P-384"])) // the same as before
 	read("P-384", "")
 	writeFile(t, file, "")
-	read("P-384", "the file is empty") // again, so it is news again
+	read("P-384", "the file is empty")
+	writeFile(t, file, pkcs8(t, testKeys()["P-384"]))
+	read("P-384", "")
+	writeFile(t, file, "")
+	read("P-384", "the file is empty") // after it was well, so it is news again
 	writeFile(t, file, pkcs8(t, testKeys()["Ed25519"]))
 	read("Ed25519", "")
 }

@@ -328,8 +328,8 @@ func (c *tokenClient) send(ctx context.Context, request grantRequest) (grantedTo
 	if err != nil {
 		failure := asFetchError(ctx, err)
 		// Some servers call credentials that they can't decode an invalid request.
-		if failure.refusesClient() || failure.code == "invalid_request" {
-			failure.hint = request.refusalHint()
+		if failure.refusesClient() || failure.code == "invalid_request" || failure.code == "invalid_dpop_proof" {
+			failure.hint = request.refusalHint(failure.code)
 		}
 		return grantedToken{}, failure
 	}
