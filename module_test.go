@@ -447,11 +447,15 @@ func TestCleanupIsSafeBeforeProvisionAndTwice(t *testing.T) {
 	cleanUpConfig(t, new(Handler))
 	cleanUpConfig(t, handlerFromConfig(t, configWith("transport {\nversions 1.1\n}")))
 
-	running, other := provisionedConfig(t, configWith()), provisionedConfig(t, configWith())
+	config := configWith("dpop https://api.example.com")
+	running, other := provisionedConfig(t, config), provisionedConfig(t, config)
 	checkGrantUsers(t, running.key, 2)
 	for range 2 {
 		cleanUpConfig(t, other)
 		checkGrantUsers(t, running.key, 1)
+		if users, _ := proofKeys.References(proofKeyName); users != 1 {
+			t.Errorf("the key of the proofs has %d users", users)
+		}
 	}
 	if running.grant.released {
 		t.Error("the token was destroyed while in use")
