@@ -206,13 +206,12 @@ func (c *tokenClient) vetMetadata(res *http.Response, r grantRequest) (*serverMe
 		}
 	}
 	m := &serverMetadata{issuer: r.issuer, endpoint: document.Endpoint, mtlsEndpoint: document.Aliases.Endpoint}
-	if m.endpoint == "" {
+	endpoint := m.endpointFor(r) // the other one is for other clients
+	if endpoint == "" {
 		return nil, &fetchError{class: classInvalidResponse, detail: "the document names no token_endpoint"}
 	}
-	for _, endpoint := range []string{m.endpoint, m.mtlsEndpoint} {
-		if err := checkDiscovered(endpoint, r); err != nil {
-			return nil, &fetchError{class: classInvalidResponse, detail: err.Error(), said: quote("token_endpoint " + endpoint)}
-		}
+	if err := checkDiscovered(endpoint, r); err != nil {
+		return nil, &fetchError{class: classInvalidResponse, detail: err.Error(), said: quote("token_endpoint " + endpoint)}
 	}
 	for _, method := range document.AuthMethods {
 		if slices.Contains(authMethods, method) {
@@ -235,12 +234,8 @@ func refusedMetadata(res *http.Response, quote func(string) string) *fetchError 
 	return failure
 }
 
-// checkDiscovered refuses an endpoint that can't be meant for the credential. There need
-// not be one for clients with a certificate.
+// checkDiscovered refuses an endpoint that can't be meant for the credential.
 func checkDiscovered(endpoint string, r grantRequest) error {
-	if endpoint == "" {
-		return nil
-	}
 	if err := checkEndpoint(endpoint, r.insecureHTTP); err != nil {
 		return err
 	}

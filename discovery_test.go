@@ -155,7 +155,6 @@ func TestHostileMetadataIsRefused(t *testing.T) {
 		"an endpoint over ftp":      {answer(map[string]any{"token_endpoint": "ftp://auth.example.com/token"}), classInvalidResponse, "not an absolute http", ""},
 		"user info":                 {answer(map[string]any{"token_endpoint": "https://a:b@auth.example.com/token"}), classInvalidResponse, "user info", ""},
 		"a fragment":                {answer(map[string]any{"token_endpoint": testEndpoint + "#a"}), classInvalidResponse, "fragment", ""},
-		"an alias over http":        {answer(map[string]any{"mtls_endpoint_aliases": map[string]string{"token_endpoint": "http://localhost/token"}}), classInvalidResponse, "another scheme", ""},
 		"larger than 1 MiB":         {cannedAnswer{body: document(map[string]any{"padding": strings.Repeat("a", 1<<20)})}, classInvalidResponse, "larger than 1 MiB", ""},
 		"empty":                     {cannedAnswer{body: ""}, classInvalidResponse, "not a JSON object", ""},
 		"null":                      {cannedAnswer{body: "null"}, classInvalidResponse, "another issuer's", ""},
@@ -261,6 +260,23 @@ func TestAliasIsForClientsWithACertificate(t *testing.T) {
 		if got := server.since(); got != asked {
 			t.Errorf("%s: asked %s", method, got)
 		}
+	}
+}
+
+// One that can't be meant is refused by those who would use it.
+func TestHostileAliasIsRefused(t *testing.T) {
+	server := &discoveryServer{at: map[string]http.RoundTripper{
+		rfc8414Place: cannedAnswer{body: document(map[string]any{"mtls_endpoint_aliases": map[string]string{"token_endpoint": "http://localhost/token"}})},
+		testEndpoint: anyToken,
+	}}
+	request := requestOf(t, authTLS)
+	request.issuer, request.endpoint = testIssuer, ""
+	_, failure := fetchBy(t, server, request, new(discovery))
+	if failure == nil || failure.class != classInvalidResponse || !strings.Contains(failure.detail, "another scheme") {
+		t.Errorf("got %+v", failure)
+	}
+	if _, failure = fetchBy(t, server, issuerRequest(), new(discovery)); failure != nil {
+		t.Errorf("without a certificate: %v %s", failure, failure.detail)
 	}
 }
 
@@ -453,20 +469,17 @@ func FuzzMetadata(f *testing.F) {
 	client := new(tokenClient)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		res, _ := cannedAnswer{body: string(body)}.RoundTrip(&http.Request{})
-		m, failure := client.vetMetadata(res, issuerRequest())
+		request := issuerRequest()
+		request.certificate = len(body)%2 == 0
+		m, failure := client.vetMetadata(res, request)
 		if (m == nil) == (failure == nil) {
 			t.Fatalf("got %v and %v", m, failure)
 		}
 		if failure != nil {
 			return
 		}
-		for _, endpoint := range []string{m.endpoint, m.mtlsEndpoint} {
-			if endpoint != "" && !strings.HasPrefix(strings.ToLower(endpoint), "https://") {
-				t.Errorf("the endpoint %q", endpoint)
-			}
-		}
-		if m.endpoint == "" || m.issuer != testIssuer {
-			t.Errorf("got %+v", m)
+		if endpoint := m.endpointFor(request); !strings.HasPrefix(strings.ToLower(endpoint), "https://") || m.issuer != testIssuer {
+			t.Errorf("the endpoint %q in %+v", endpoint, m)
 		}
 	})
 }
