@@ -60,8 +60,8 @@ func startAPI(t testing.TB, s site) *protectedAPI {
 	}
 	t.Cleanup(func() {
 		a.Close()
-		if t.Failed() {
-			t.Logf("the API of %s refused tokens: %q", s.client.id, a.refused())
+		if refusals := a.refused(); t.Failed() && len(refusals) > 0 {
+			t.Logf("the API of %s refused requests: %q", s.client.id, refusals)
 		}
 	})
 	return a
@@ -121,7 +121,7 @@ func (a *protectedAPI) authorize(r *http.Request) (token string, err error) {
 	case err != nil:
 		return "", err
 	case !info.Active:
-		return "", errors.New("the token is expired or revoked")
+		return "", errInactive
 	case info.ClientID != a.client.id:
 		return "", fmt.Errorf("the token is that of the client %q", info.ClientID)
 	case info.Issuer != "" && info.Issuer != a.issuer.Issuer:
@@ -137,6 +137,8 @@ func (a *protectedAPI) authorize(r *http.Request) (token string, err error) {
 	}
 	return token, nil
 }
+
+var errInactive = errors.New("the token is expired or revoked")
 
 func (a *protectedAPI) inspect(token string) (tokenInfo, error) {
 	if a.jwt || a.audience != "" {
@@ -197,6 +199,7 @@ type proofChecker struct {
 	uses    int             // how often it has been used
 	renewed int             // how many there have been
 	asked   int             // how often a client was told to use another one
+	last    string          // the proof that was verified last
 }
 
 // proofError is what is wrong with a proof.
@@ -246,6 +249,7 @@ func (c *proofChecker) check(r *http.Request, origin, token, thumbprint string) 
 		return bad("jti was used before")
 	}
 	c.seen[claims.JTI] = true
+	c.last = r.Header.Get("DPoP")
 	return nil
 }
 
@@ -311,4 +315,11 @@ func (c *proofChecker) timesAsked() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.asked
+}
+
+// lastProof is the proof that was verified last.
+func (c *proofChecker) lastProof() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
 }

@@ -21,8 +21,9 @@ type client struct {
 	method string // of authentication
 	secret string
 
-	alg string // with which it signs assertions, where it does
-	key *clientKey
+	alg       string // with which it signs assertions, where it does
+	key       *clientKey
+	assertion string // further options of these
 
 	// With a certificate it gets tokens that are bound to that.
 	certificate *certificate
@@ -41,8 +42,7 @@ type clientKey struct {
 // The clients of each server. Each is registered in several variants.
 var oidcProviderClients, fositeClients []*client
 
-// shortLifetime is that of the variant whose tokens are outlived. It leaves the
-// servers, who count in whole seconds, the one by which they can be early.
+// shortLifetime is that of the variant whose tokens are outlived, in seconds.
 const shortLifetime = 6
 
 // variant is the same client under another name, so that the tokens are others.
@@ -217,12 +217,15 @@ func (c *client) options() string {
 	if c.secret != "" {
 		lines = append(lines, "client_secret "+quote(c.secret))
 	}
-	if c.key != nil {
-		lines = append(lines, "signing_key "+c.key.file+" {", "key_id "+c.key.id)
+	switch {
+	case c.key != nil:
+		lines = append(lines, "signing_key "+c.key.file+" {", "key_id "+c.key.id, c.assertion)
 		if c.alg == "PS256" { // an RSA key signs with RS256 otherwise
 			lines = append(lines, "alg PS256")
 		}
 		lines = append(lines, "}")
+	case c.assertion != "":
+		lines = append(lines, "signing_key {", c.assertion, "}")
 	}
 	if c.certificate != nil {
 		lines = append(lines, "transport {", c.certificate.transport(), "}")

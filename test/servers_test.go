@@ -315,7 +315,8 @@ func (i *issuer) postToken(endpoint, token string) ([]byte, error) {
 	return text, err
 }
 
-// verifyJWT verifies a JWT access token with the server's keys, as RFC 9068 §4 says.
+// verifyJWT verifies the signature of a JWT access token with the server's keys, its
+// issuer and its end.
 func (i *issuer) verifyJWT(token string) (tokenInfo, error) {
 	info := tokenInfo{}
 	signed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -93,13 +94,27 @@ func (s *runningSite) request(t testing.TB, method, body string) {
 	}
 }
 
+// wantRefusal sends a request, and wants the server to have refused the client.
+func (s *runningSite) wantRefusal(t testing.TB) (logged map[string]any) {
+	t.Helper()
+	s.g.want(t, http.StatusBadGateway, s.index, http.MethodGet, path, "")
+	failures := s.g.logs.with("no token obtained")
+	if len(failures) != 1 || failures[0]["error"] != "invalid_client" {
+		t.Fatalf("the log has %d failures, want one by invalid_client:\n%s", len(failures), s.g.logs.own())
+	}
+	return failures[0]
+}
+
 // testSites tests for each site that its API gets good tokens, that a revoked token
 // is replaced without the client noticing, whatever it sends, and that tokens are
 // outlived.
 func testSites(t *testing.T, sites ...site) {
 	var all []site
 	for _, s := range sites {
-		all = append(all, s, s.with(s.client.post()), s.with(s.client.short()))
+		short := s.with(s.client.short())
+		// The servers count in whole seconds, and can be early by one.
+		short.options += "\nrefresh_ahead 50%"
+		all = append(all, s, s.with(s.client.post()), short)
 	}
 	running := startSites(t, all...)
 	for i, s := range sites {
@@ -138,7 +153,7 @@ func testToken(t *testing.T, s *runningSite, method, body string) {
 }
 
 // testExpiry sends requests to all sites until the first token of each is not good
-// any more.
+// any more. The API never sees one that isn't.
 func testExpiry(t *testing.T, sites []*runningSite) {
 	t.Helper()
 	first := make([]string, len(sites))
@@ -154,4 +169,9 @@ func testExpiry(t *testing.T, sites []*runningSite) {
 		}
 		return outlived
 	})
+	for _, s := range sites {
+		if slices.Contains(s.api.refused(), errInactive.Error()) {
+			t.Errorf("%s: the API got a token that had expired", s.name)
+		}
+	}
 }
