@@ -1,6 +1,7 @@
 package servers
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
@@ -31,7 +32,8 @@ type protectedAPI struct {
 	audience string // of the tokens, which are JWTs that the server knows nothing of
 	jwt      bool   // they are JWTs, and the server knows them
 
-	proofs *proofChecker // for a client that uses DPoP
+	proofs     *proofChecker // for a client that uses DPoP
+	nonceFirst bool          // the nonce is looked at before the token
 
 	mu       sync.Mutex
 	accepted []string // tokens, each once, in the order of their first use
@@ -43,7 +45,7 @@ func startAPI(t testing.TB, s site) *protectedAPI {
 	a := &protectedAPI{issuer: s.issuer, client: s.client, audience: s.resource, jwt: s.jwt}
 	a.Server = httptest.NewUnstartedServer(a)
 	if s.client.dpop {
-		a.proofs = &proofChecker{seen: make(map[string]bool), nonces: s.apiNonces}
+		a.proofs = &proofChecker{seen: make(map[string]bool), usesPerNonce: s.apiNonces}
 	}
 	if s.client.certificate == nil {
 		a.Start()
@@ -69,8 +71,8 @@ func startAPI(t testing.TB, s site) *protectedAPI {
 
 func (a *protectedAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	token, err := a.authorize(r)
-	if err == nil && a.proofs != nil {
-		err = a.proofs.checkNonce(w, r)
+	if a.proofs != nil && (err == nil || a.nonceFirst) {
+		err = cmp.Or(a.proofs.checkNonce(w, r), err)
 	}
 	if err != nil {
 		a.refuse(w, err)
@@ -191,7 +193,7 @@ func (a *protectedAPI) refused() []string {
 
 // proofChecker verifies DPoP proofs, as RFC 9449 §4.3 says.
 type proofChecker struct {
-	nonces bool // are required
+	usesPerNonce int // after which another one is required; without, none is
 
 	mu      sync.Mutex
 	seen    map[string]bool // values of jti
@@ -278,18 +280,15 @@ func parseProof(r *http.Request) (claims proofClaims, key *jose.JSONWebKey, err 
 	return claims, key, json.Unmarshal(payload, &claims)
 }
 
-// usesPerNonce is how often a nonce can be used.
-const usesPerNonce = 3
-
 // checkNonce requires the nonce of the moment. Every other one is announced before it
 // is required; of the rest the client learns when a request is refused for it.
 func (c *proofChecker) checkNonce(w http.ResponseWriter, r *http.Request) error {
-	if !c.nonces {
+	if c.usesPerNonce == 0 {
 		return nil
 	}
 	claims, _, err := parseProof(r)
 	if err != nil {
-		return err
+		return &proofError{"invalid_dpop_proof", err.Error()}
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -301,13 +300,20 @@ func (c *proofChecker) checkNonce(w http.ResponseWriter, r *http.Request) error 
 		w.Header().Set("DPoP-Nonce", c.nonce)
 		return &proofError{"use_dpop_nonce", fmt.Sprintf("the nonce is %q", claims.Nonce)}
 	}
-	if c.uses++; c.uses%usesPerNonce == 0 {
+	if c.uses++; c.uses%c.usesPerNonce == 0 {
 		c.nonce = rand.Text()
 		if c.renewed++; c.renewed%2 == 1 {
 			w.Header().Set("DPoP-Nonce", c.nonce)
 		}
 	}
 	return nil
+}
+
+// renewNonce requires another nonce, of which nobody knows yet.
+func (c *proofChecker) renewNonce() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nonce = rand.Text()
 }
 
 // timesAsked is how often a client was told to use another nonce.

@@ -94,9 +94,14 @@ func (ca *certificateAuthority) issue(name string) (*certificate, error) {
 	return c, err
 }
 
-// transport are the options with which Caddy presents the certificate.
-func (c *certificate) transport() string {
-	return "tls_client_auth " + c.certFile + " " + c.keyFile + "\ntls_trust_pool file " + ca.file
+// transport are the options with which Caddy trusts the CA, and shows a certificate if
+// there is one.
+func (ca *certificateAuthority) transport(c *certificate) string {
+	options := "tls_trust_pool file " + ca.file
+	if c != nil {
+		options += "\ntls_client_auth " + c.certFile + " " + c.keyFile
+	}
+	return options
 }
 
 func encodePEM(kind string, der []byte) string {

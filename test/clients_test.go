@@ -227,9 +227,6 @@ func (c *client) options() string {
 	case c.assertion != "":
 		lines = append(lines, "signing_key {", c.assertion, "}")
 	}
-	if c.certificate != nil {
-		lines = append(lines, "transport {", c.certificate.transport(), "}")
-	}
 	return strings.Join(lines, "\n")
 }
 

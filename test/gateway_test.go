@@ -2,11 +2,14 @@ package servers
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -20,14 +23,15 @@ import (
 // gateway is a running Caddy. There is one per process, so tests that start one are
 // not parallel.
 type gateway struct {
-	addrs []string // one for each site
-	logs  *logLines
+	addrs  []string // one for each site
+	config []byte
+	logs   *logLines
 }
 
 // startGateway runs a Caddy with sites on ports of the system's choice.
 func startGateway(t testing.TB, sites ...string) *gateway {
 	t.Helper()
-	g := &gateway{logs: new(logLines)}
+	g := &gateway{addrs: freeAddrs(t, len(sites)), logs: new(logLines)}
 	currentLogs.Lock()
 	currentLogs.lines = g.logs
 	currentLogs.Unlock()
@@ -45,13 +49,12 @@ func startGateway(t testing.TB, sites ...string) *gateway {
 		}
 	}
 	`)
-	for _, site := range sites {
-		addr := freeAddr(t)
-		g.addrs = append(g.addrs, addr)
-		fmt.Fprintf(&text, "http://%s {\n%s\n}\n", addr, site)
+	for i, site := range sites {
+		fmt.Fprintf(&text, "http://%s {\n%s\n}\n", g.addrs[i], site)
 	}
 	adapter := caddyfile.Adapter{ServerType: httpcaddyfile.ServerType{}}
-	config, _, err := adapter.Adapt([]byte(text.String()), map[string]any{"filename": "Caddyfile"})
+	var err error
+	g.config, _, err = adapter.Adapt([]byte(text.String()), map[string]any{"filename": "Caddyfile"})
 	if err != nil {
 		t.Fatalf("adapting the Caddyfile: %v", err)
 	}
@@ -63,10 +66,42 @@ func startGateway(t testing.TB, sites ...string) *gateway {
 			t.Logf("the plugin's log:\n%s", g.logs.own())
 		}
 	})
-	if err := caddy.Load(config, true); err != nil {
+	if err := caddy.Load(g.config, true); err != nil {
 		t.Fatalf("loading the configuration: %v", err)
 	}
 	return g
+}
+
+// reload loads the same configuration again. It returns once the listeners of the one
+// before are closed, which Caddy does in the background: connections that were waiting
+// to be accepted there are reset by the system.
+func (g *gateway) reload(t testing.TB) {
+	t.Helper()
+	if err := caddy.Load(g.config, true); err != nil {
+		t.Fatalf("loading the configuration again: %v", err)
+	}
+	awaitCondition(t, "the listeners of the old configuration are closed", func() bool {
+		return !slices.ContainsFunc(g.addrs, func(addr string) bool { return listeners(t, addr) > 1 })
+	})
+}
+
+// listeners counts the sockets that listen on the address: Linux lets several do so.
+func listeners(t testing.TB, addr string) int {
+	t.Helper()
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return 0 // another system, where a listener is handed on
+	}
+	_, port, _ := net.SplitHostPort(addr)
+	suffix := fmt.Sprintf(":%04X", atoi(port))
+	count := 0
+	for line := range strings.Lines(string(table)) {
+		const listening = "0A"
+		if fields := strings.Fields(line); len(fields) > 3 && fields[3] == listening && strings.HasSuffix(fields[1], suffix) {
+			count++
+		}
+	}
+	return count
 }
 
 // send sends a request to a site, with a body if that is not empty.
@@ -75,7 +110,7 @@ func (g *gateway) send(site int, method, path, body string) (status int, answer 
 	if err != nil {
 		return 0, "", err
 	}
-	res, err := testClient.Do(req)
+	res, err := newClient().Do(req)
 	if err != nil {
 		return 0, "", err
 	}
@@ -92,21 +127,31 @@ func (g *gateway) want(t testing.TB, status, site int, method, path, body string
 	}
 }
 
-// testClient keeps no connections that could outlive a test.
-var testClient = &http.Client{
-	Transport: &http.Transport{DisableKeepAlives: true},
-	Timeout:   patience,
+// newClient keeps no connections that could outlive a test, trusts the tests' CA, and
+// shows a certificate if it gets one.
+func newClient(certificates ...tls.Certificate) *http.Client {
+	return &http.Client{
+		Transport: &http.Transport{
+			DisableKeepAlives: true,
+			TLSClientConfig:   &tls.Config{RootCAs: ca.pool, Certificates: certificates},
+		},
+		Timeout: patience,
+	}
 }
 
-// freeAddr is an address on loopback that nobody listened on a moment ago.
-func freeAddr(t testing.TB) string {
+// freeAddrs are addresses on loopback that nobody listened on a moment ago.
+func freeAddrs(t testing.TB, n int) []string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	var addrs []string
+	for range n {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close() // not before the others have theirs
+		addrs = append(addrs, listener.Addr().String())
 	}
-	defer listener.Close()
-	return listener.Addr().String()
+	return addrs
 }
 
 // awaitCondition polls for a condition.

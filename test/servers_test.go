@@ -50,10 +50,11 @@ type issuer struct {
 
 // The issuers of oidc-provider by name.
 const (
-	plainIssuer    = "plain"
-	noncesIssuer   = "nonces" // requires nonces in DPoP proofs
-	rfc8414Issuer  = "rfc8414"
-	oidcOnlyIssuer = "oidc"
+	plainIssuer    = "plain"   // over http
+	secureIssuer   = "secure"  // over https, with an endpoint for clients with a certificate
+	noncesIssuer   = "nonces"  // the same, and it requires nonces in DPoP proofs
+	rfc8414Issuer  = "rfc8414" // the same as secure, below a path, with one metadata document
+	oidcOnlyIssuer = "oidc"    // the same, with the other document
 )
 
 // The issuers of fosite by name.
@@ -84,11 +85,10 @@ func startOIDCProvider(dir string) (*authorizationServer, error) {
 	config := map[string]any{
 		"issuers": []map[string]any{
 			{"name": plainIssuer},
-			{"name": noncesIssuer, "require_dpop_nonce": true},
-			// Each has one metadata document only, and a path, which the two ways of
-			// discovery put into different places.
-			{"name": rfc8414Issuer, "path": "/tenant", "well_known": []string{rfc8414WellKnown}},
-			{"name": oidcOnlyIssuer, "path": "/tenant", "well_known": []string{oidcWellKnown}},
+			{"name": secureIssuer, "tls": true},
+			{"name": noncesIssuer, "tls": true, "require_dpop_nonce": true},
+			{"name": rfc8414Issuer, "tls": true, "path": "/tenant", "well_known": []string{rfc8414WellKnown}},
+			{"name": oidcOnlyIssuer, "tls": true, "path": "/tenant", "well_known": []string{oidcWellKnown}},
 		},
 		"tls":     map[string]string{"key": certificate.keyPEM, "cert": certificate.pem, "ca": ca.pem},
 		"jwks":    jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key, KeyID: "server-1", Algorithm: "RS256", Use: "sig"}}},
@@ -217,7 +217,7 @@ func (i *issuer) discover(identifier string) error {
 	}
 	origin := u.Scheme + "://" + u.Host
 	for _, document := range []string{origin + rfc8414WellKnown + u.Path, identifier + oidcWellKnown} {
-		res, err := testClient.Get(document)
+		res, err := newClient().Get(document)
 		if err != nil {
 			return err
 		}
@@ -303,7 +303,7 @@ func (i *issuer) postToken(endpoint, token string) ([]byte, error) {
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.SetBasicAuth(apiClient.id, apiClient.secret)
-	res, err := testClient.Do(req)
+	res, err := newClient().Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -323,7 +323,7 @@ func (i *issuer) verifyJWT(token string) (tokenInfo, error) {
 	if err != nil {
 		return info, fmt.Errorf("not a JWT: %w", err)
 	}
-	res, err := testClient.Get(i.JWKS)
+	res, err := newClient().Get(i.JWKS)
 	if err != nil {
 		return info, err
 	}

@@ -1,7 +1,6 @@
 package servers
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -19,7 +18,8 @@ type site struct {
 	discover  bool   // the token endpoint is found by the issuer
 	resource  string // for which the tokens are, as JWTs
 	jwt       bool   // the tokens are JWTs without that
-	apiNonces bool   // the API requires nonces in DPoP proofs
+	apiNonces int    // for how many proofs the API takes a nonce, if it requires one
+	before    string // directives that change the request
 }
 
 // with is the same site with another client.
@@ -36,22 +36,25 @@ func (s site) caddyfile(api *protectedAPI) string {
 	var b strings.Builder
 	endpoint := s.issuer.TokenEndpoint
 	if s.client.certificate != nil {
-		endpoint = cmp.Or(s.issuer.MTLSAliases.TokenEndpoint, endpoint)
+		endpoint = s.issuer.MTLSAliases.TokenEndpoint
 	}
 	option := "token_endpoint " + endpoint
 	if s.discover {
 		option = "issuer " + s.issuer.Issuer
 	}
-	fmt.Fprintf(&b, "oauth_cc {\n%s\n%s\n%s\n", option, s.client.options(), s.options)
+	fmt.Fprintf(&b, "%s\noauth_cc {\n%s\n%s\n%s\n", s.before, option, s.client.options(), s.options)
 	if s.resource != "" {
 		fmt.Fprintf(&b, "resource %s\n", s.resource)
+	}
+	if strings.HasPrefix(s.issuer.Issuer, "https:") {
+		fmt.Fprintf(&b, "transport {\n%s\n}\n", ca.transport(s.client.certificate))
 	}
 	if s.client.dpop {
 		fmt.Fprintf(&b, "dpop %s\n", api.URL)
 	}
 	fmt.Fprintf(&b, "}\nreverse_proxy %s {\n", api.URL)
 	if c := s.client.certificate; c != nil {
-		fmt.Fprintf(&b, "transport http {\n%s\n}\n", c.transport())
+		fmt.Fprintf(&b, "transport http {\n%s\n}\n", ca.transport(c))
 	}
 	b.WriteString("}\n")
 	return b.String()

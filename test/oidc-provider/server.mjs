@@ -2,9 +2,10 @@
 //
 //   node server.mjs <configuration.json>
 //
-// serves each issuer of the configuration over http and https on ports of the
-// system's choice, prints one line of JSON with their URLs, and ends when its
-// standard input does, so that it can't outlive the tests.
+// serves each issuer of the configuration on ports of the system's choice, over http,
+// or over https with another port for clients that have a certificate; prints one line
+// of JSON with their URLs, and ends when its standard input does, so that it can't
+// outlive the tests.
 import { createHash, X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
@@ -49,7 +50,7 @@ function newProvider(issuer, mtls, { require_dpop_nonce: requireNonce }) {
     scopes: ['orders:read', 'orders:write'],
     responseTypes: [],
     ttl: { ClientCredentials: (ctx, token, client) => lifetime(client) },
-    discovery: { mtls_endpoint_aliases: { token_endpoint: `${mtls}/token` } },
+    discovery: mtls ? { mtls_endpoint_aliases: { token_endpoint: `${mtls}/token` } } : {},
     features: {
       devInteractions: { enabled: false },
       userinfo: { enabled: false },
@@ -114,15 +115,18 @@ function handler(provider, { path = '', well_known: shown = wellKnown }) {
 const ready = {};
 for (const issuer of config.issuers) {
   let serve;
-  const plain = http.createServer((req, res) => serve(req, res));
-  const secure = https.createServer(
-    { ...config.tls, requestCert: true, rejectUnauthorized: false },
-    (req, res) => serve(req, res),
-  );
-  const path = issuer.path ?? '';
-  const url = `http://127.0.0.1:${await listen(plain)}${path}`;
-  const mtls = `https://127.0.0.1:${await listen(secure)}${path}`;
+  const start = async (create, options) => listen(create(options, (req, res) => serve(req, res)));
+  const { path = '' } = issuer;
+  let url;
+  let mtls;
+  if (issuer.tls) {
+    url = `https://127.0.0.1:${await start(https.createServer, config.tls)}${path}`;
+    const options = { ...config.tls, requestCert: true, rejectUnauthorized: false };
+    mtls = `https://127.0.0.1:${await start(https.createServer, options)}${path}`;
+  } else {
+    url = `http://127.0.0.1:${await start(http.createServer, {})}${path}`;
+  }
   serve = handler(newProvider(url, mtls, issuer), issuer);
-  ready[issuer.name] = { issuer: url, mtls };
+  ready[issuer.name] = { issuer: url };
 }
 console.log(JSON.stringify(ready));
