@@ -56,16 +56,30 @@ func TestRotatingNonces(t *testing.T) {
 }
 
 // A revoked token and a nonce that is not accepted any more cost a request two more
-// attempts, in whichever order the API looks at them.
+// attempts, in whichever order the API looks at them, and three where it takes a nonce
+// only once.
 func TestTokenAndNonceAreReplacedForOneRequest(t *testing.T) {
-	for name, nonceFirst := range map[string]bool{"the token first": false, "the nonce first": true} {
-		t.Run(name, func(t *testing.T) {
-			s := startSites(t, site{issuer: oidcProvider.issuers[noncesIssuer], client: dpopBasicClient, apiNonces: 1000})[0]
-			s.api.nonceFirst = nonceFirst
+	for _, test := range []struct {
+		name         string
+		nonceFirst   bool
+		usesPerNonce int
+		refusals     int
+	}{
+		{"the token first", false, 1000, 2},
+		{"the nonce first", true, 1000, 2},
+		{"the nonce first, and once", true, 1, 3},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := startSites(t, site{issuer: oidcProvider.issuers[noncesIssuer], client: dpopBasicClient, apiNonces: test.usesPerNonce})[0]
+			s.api.nonceFirst = test.nonceFirst
 			s.request(t, http.MethodPost, "An order.")
 			s.api.proofs.renewNonce()
 			s.issuer.revoke(t, s.api.lastToken())
+			before := len(s.api.refused())
 			s.request(t, http.MethodPost, "Another order.")
+			if refusals := s.api.refused()[before:]; len(refusals) != test.refusals {
+				t.Errorf("the API refused %q, want %d refusals", refusals, test.refusals)
+			}
 		})
 	}
 }
