@@ -45,8 +45,9 @@ func TestAssertionSignedWithAnotherKeyIsRefused(t *testing.T) {
 
 // The audience is what servers look at; a typ or a lifetime that is not the default
 // does no harm at those that don't.
-func TestOptionsOfAssertions(t *testing.T) {
+func TestAudienceOfAssertions(t *testing.T) {
 	plain, opaque := oidcProvider.issuers[plainIssuer], fosite.issuers[opaqueIssuer]
+	fapi := oidcProvider.issuers[fapiIssuer]
 	for _, test := range []struct {
 		name    string
 		client  *client
@@ -60,6 +61,8 @@ func TestOptionsOfAssertions(t *testing.T) {
 		{"ES256, by the issuer's name", es256Client, plain, "audience " + plain.Issuer, false},
 		{"ES256, for somebody else", es256Client, plain, "audience https://auth.test.example", true},
 		{"ES256, for the endpoint, any typ, short", es256Client, opaque, "audience " + opaque.TokenEndpoint + "\ntyp JWT\nlifetime 5s", false},
+		{"ES256, at a server that wants its name", es256Client, fapi, "", true},
+		{"ES256, by the name that the server wants", es256Client, fapi, "audience " + fapi.Issuer, false},
 		{"ES256, at a server that wants the endpoint", es256Client, opaque, "audience " + opaque.Issuer, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {

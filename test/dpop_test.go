@@ -29,13 +29,15 @@ func TestDPoP(t *testing.T) {
 	)
 }
 
-// A profile such as FAPI 2.0: discovery, assertions, tokens bound to a key, and
-// nonces wherever they can be required.
-func TestHighSecurityProfile(t *testing.T) {
-	nonces := oidcProvider.issuers[noncesIssuer]
+// As the FAPI 2.0 Security Profile has it: discovery, assertions for the issuer, tokens
+// that are bound to a key or a certificate, and nonces wherever they can be required.
+func TestFAPI(t *testing.T) {
+	fapi := oidcProvider.issuers[fapiIssuer]
 	testSites(t,
-		site{name: "opaque", issuer: nonces, client: dpopPS256Client, discover: true, apiNonces: usesPerNonce},
-		site{name: "JWT", issuer: nonces, client: dpopPS256Client, discover: true, apiNonces: usesPerNonce, resource: orders},
+		site{name: "DPoP", issuer: fapi, client: dpopPS256Client, discover: true, apiNonces: usesPerNonce},
+		site{name: "DPoP, JWT", issuer: fapi, client: dpopPS256Client, discover: true, apiNonces: usesPerNonce, resource: orders},
+		site{name: "certificate", issuer: fapi, client: boundES256Client, discover: true},
+		site{name: "certificate, JWT", issuer: fapi, client: boundES256Client, discover: true, resource: orders},
 	)
 }
 

@@ -53,6 +53,7 @@ const (
 	plainIssuer    = "plain"   // over http
 	secureIssuer   = "secure"  // over https, with an endpoint for clients with a certificate
 	noncesIssuer   = "nonces"  // the same, and it requires nonces in DPoP proofs
+	fapiIssuer     = "fapi"    // the same, and it wants itself as audience of assertions
 	rfc8414Issuer  = "rfc8414" // the same as secure, below a path, with one metadata document
 	oidcOnlyIssuer = "oidc"    // the same, with the other document
 )
@@ -87,6 +88,7 @@ func startOIDCProvider(dir string) (*authorizationServer, error) {
 			{"name": plainIssuer},
 			{"name": secureIssuer, "tls": true},
 			{"name": noncesIssuer, "tls": true, "require_dpop_nonce": true},
+			{"name": fapiIssuer, "tls": true, "require_dpop_nonce": true, "fapi": "2.0"},
 			{"name": rfc8414Issuer, "tls": true, "path": "/tenant", "well_known": []string{rfc8414WellKnown}},
 			{"name": oidcOnlyIssuer, "tls": true, "path": "/tenant", "well_known": []string{oidcWellKnown}},
 		},

@@ -38,7 +38,7 @@ function subjectOf(certificate) {
   return certificate.subject.split('\n').reverse().join(',');
 }
 
-function newProvider(issuer, mtls, { require_dpop_nonce: requireNonce }) {
+function newProvider(issuer, mtls, { require_dpop_nonce: requireNonce, fapi }) {
   const lifetime = (client) => client.token_lifetime ?? 3600;
   const provider = new Provider(issuer, {
     clients: config.clients,
@@ -55,6 +55,7 @@ function newProvider(issuer, mtls, { require_dpop_nonce: requireNonce }) {
       devInteractions: { enabled: false },
       userinfo: { enabled: false },
       clientCredentials: { enabled: true },
+      fapi: { enabled: Boolean(fapi), profile: fapi || undefined },
       introspection: { enabled: true, allowedPolicy: () => true },
       revocation: { enabled: true, allowedPolicy: () => true },
       dPoP: {
