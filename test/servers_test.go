@@ -72,6 +72,10 @@ const (
 // startOIDCProvider serves every client with oidc-provider.
 func startOIDCProvider(dir string) (*authorizationServer, error) {
 	const folder = "oidc-provider"
+	script := filepath.Join(folder, "server.mjs")
+	if err := dependOn(script); err != nil {
+		return nil, err
+	}
 	if err := installOIDCProvider(folder); err != nil {
 		return nil, err
 	}
@@ -96,7 +100,18 @@ func startOIDCProvider(dir string) (*authorizationServer, error) {
 		"jwks":    jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key, KeyID: "server-1", Algorithm: "RS256", Use: "sig"}}},
 		"clients": registrations(oidcProviderClients),
 	}
-	return startServer(dir, "oidc-provider", config, "node", filepath.Join(folder, "server.mjs"))
+	return startServer(dir, "oidc-provider", config, "node", script)
+}
+
+// dependOn looks at files that only other processes read. "go test" takes note, and runs
+// the tests again when one has changed.
+func dependOn(files ...string) error {
+	for _, file := range files {
+		if _, err := os.Stat(file); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // installOIDCProvider installs what package-lock.json says, unless that has been done.
@@ -135,6 +150,9 @@ func atoi(s string) int {
 
 // startFosite builds and starts the server of the module in the folder fosite.
 func startFosite(dir string) (*authorizationServer, error) {
+	if err := dependOn("fosite/main.go", "fosite/go.mod"); err != nil {
+		return nil, err
+	}
 	program := filepath.Join(dir, "fosite.exe")
 	build := exec.Command("go", "build", "-o", program, ".")
 	build.Dir = "fosite"
