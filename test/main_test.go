@@ -8,8 +8,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/goleak"
 
-	_ "github.com/caddy-oauth-cc/caddy-oauth-cc"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	_ "github.com/caddy-oauth-cc/caddy-oauth-cc"
 )
 
 // The authorization servers, running while the tests do.
