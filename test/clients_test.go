@@ -42,8 +42,9 @@ type clientKey struct {
 // The clients of each server. Each is registered in several variants.
 var oidcProviderClients, fositeClients []*client
 
-// shortLifetime is that of the variant whose tokens are outlived, in seconds.
-const shortLifetime = 6
+// shortLifetime is that of the variant whose tokens are outlived, in seconds: long enough
+// that the margin of a tenth before the expiry covers a server that is early by one.
+const shortLifetime = 10
 
 // variant is the same client under another name, so that the tokens are others.
 func (c *client) variant(name string) *client {
