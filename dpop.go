@@ -204,7 +204,7 @@ func (t proofTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	req = req.Clone(req.Context())
-	req.Header.Set(proofHeader, proof)
+	req.Header[proofHeader] = []string{proof}
 	res, err := t.next.RoundTrip(req)
 	if err == nil {
 		nonce.learn(res.Header)

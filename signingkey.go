@@ -220,7 +220,7 @@ func (f *keyFile) parse() (*signingKey, [sha256.Size]byte, error) {
 }
 
 func readKeyFile(path string) ([]byte, error) {
-	file, err := os.Open(path)
+	file, err := os.Open(path) //nolint:gosec // the configuration names it
 	if err != nil {
 		if pathErr, ok := errors.AsType[*os.PathError](err); ok {
 			err = pathErr.Err // the path is in the message already

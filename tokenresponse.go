@@ -144,7 +144,7 @@ func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	if failure != nil {
 		failure.status = res.StatusCode
 		failure.retryAfter = retryAfter(res.Header, t.now())
-		failure.hasNonce = res.Header.Get(nonceHeader) != ""
+		failure.hasNonce = len(res.Header[nonceHeader]) > 0
 		return nil, failure
 	}
 	normalized, err := json.Marshal(map[string]string{"access_token": answer.accessToken, "token_type": "Bearer"})
