@@ -380,8 +380,7 @@ func TestProofIsForThePathThatTheUpstreamSees(t *testing.T) {
 		"route, in order":   {"route {\nuri replace a b\n%s\n}", false},
 		"query":             {"route {\n%sX\nuri query +a b\nY\n}", false},
 		"route, too late":   {"route {\n%sX\nuri replace a b\nY\n}", true},
-		"handle, too late":  {"%sX\nhandle_path /a/* {\nY\n}", true},
-		"method, too late":  {"route {\n%sX\nmethod POST\nY\n}", true},
+		"route, unseen":     {"route {\n%sX\n@all path *\nroute @all {\nuri replace a b\n}\nY\n}", true},
 		"method, in order":  {"route {\nmethod POST\n%s\n}", false},
 		"handle, no change": {"%sX\nhandle /a/* {\nY\n}", false},
 	} {

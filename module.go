@@ -234,7 +234,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionOptions(); err != nil {
 		return err
 	}
-	if err := h.provisionProofs(); err != nil {
+	if err := h.provisionProofs(ctx); err != nil {
 		return err
 	}
 	request, err := h.resolve()
@@ -353,7 +353,7 @@ func (h *Handler) provisionSigningKey() error {
 }
 
 // provisionProofs acquires the key that tokens are bound to.
-func (h *Handler) provisionProofs() error {
+func (h *Handler) provisionProofs(ctx caddy.Context) error {
 	if h.DPoP == "" {
 		return nil
 	}
@@ -363,6 +363,9 @@ func (h *Handler) provisionProofs() error {
 	p := placeholders{repl: caddy.NewReplacer()}
 	origin, err := parseOrigin(p.value("dpop", h.DPoP))
 	if err = cmp.Or(p.err, err); err != nil {
+		return err
+	}
+	if err := checkPlacement(ctx); err != nil {
 		return err
 	}
 	key, err := acquireProofKey()
