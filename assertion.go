@@ -35,7 +35,8 @@ type SigningKey struct {
 	// the kind of the key; HS256 with a secret.
 	Alg string `json:"alg,omitempty"`
 
-	// The `kid` by which the server knows the key. Default: the JWK's, else none.
+	// The `kid` by which the server knows the key. Default: the JWK's, else none. As in
+	// audience, {env.*}, {file.*} and {system.*} can be used.
 	KeyID string `json:"key_id,omitempty"`
 
 	// The `aud` of the assertion. Default: the issuer if that is configured, else the
@@ -89,6 +90,7 @@ func checkHMAC(alg, secret string) error {
 
 // clientAssertion is all that an assertion is made of.
 type clientAssertion struct {
+	file     string      // of the key
 	key      *signingKey // nil: the client's secret
 	alg      string
 	keyID    string
@@ -100,7 +102,7 @@ type clientAssertion struct {
 // newClientAssertion combines the options with the key, if there is one.
 func newClientAssertion(options SigningKey, key *signingKey) clientAssertion {
 	a := clientAssertion{
-		key: key, alg: options.Alg, keyID: options.KeyID, audience: options.Audience,
+		file: options.File, key: key, alg: options.Alg, keyID: options.KeyID, audience: options.Audience,
 		typ: options.Typ, lifetime: time.Duration(options.Lifetime),
 	}
 	switch {
@@ -121,7 +123,7 @@ func (a clientAssertion) fields() []string {
 	if a.key != nil {
 		name = a.key.name
 	}
-	return []string{name, a.alg, a.keyID, a.audience, a.typ, a.lifetime.String()}
+	return []string{a.file, name, a.alg, a.keyID, a.audience, a.typ, a.lifetime.String()}
 }
 
 // assertionClaims are those of RFC 7523 §3. aud is a single string: a list would let one

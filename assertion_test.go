@@ -379,6 +379,37 @@ func TestWorldReadableKeyIsWarnedOf(t *testing.T) {
 	}
 }
 
+// Two files with the same key are two sources: when one is rotated, the handlers ask for
+// different things, and must not end each other's pauses.
+func TestAnotherKeyFileIsAnotherGrant(t *testing.T) {
+	dir := t.TempDir()
+	keyOf := func(name string) grantKey {
+		file := filepath.Join(dir, name)
+		writeFile(t, file, pkcs8(t, testKeys()["P-256"]))
+		return provisionedConfig(t, configWithClient("client_id app", "auth_method private_key_jwt", "signing_key "+file)).key
+	}
+	if keyOf("a") == keyOf("b") {
+		t.Error("the files are not told apart")
+	}
+}
+
+func TestPlaceholdersInASigningKeysOptionsAreResolved(t *testing.T) {
+	t.Setenv("OAUTH_CC_TEST_KID", "k-env")
+	t.Setenv("OAUTH_CC_TEST_AUD", "urn:env")
+	t.Setenv("OAUTH_CC_TEST_LONG_SECRET", longSecret)
+	file := filepath.Join(t.TempDir(), "key")
+	writeFile(t, file, pkcs8(t, testKeys()["P-256"]))
+	for _, credential := range []string{
+		"auth_method private_key_jwt\nsigning_key " + file,
+		"auth_method client_secret_jwt\nclient_secret {env.OAUTH_CC_TEST_LONG_SECRET}\nsigning_key",
+	} {
+		h := provisionedConfig(t, configWithClient("client_id app", credential+" {\nkey_id {env.OAUTH_CC_TEST_KID}\naudience {env.OAUTH_CC_TEST_AUD}\n}"))
+		if r, err := h.resolve(); err != nil || r.assertion.keyID != "k-env" || r.assertion.audience != "urn:env" {
+			t.Errorf("got %q and %q, %v", r.assertion.keyID, r.assertion.audience, err)
+		}
+	}
+}
+
 // A key that was written over is another credential, also for the cache.
 func TestAnotherKeyIsAnotherGrant(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "key")

@@ -169,7 +169,7 @@ func BenchmarkProof(b *testing.B) {
 	hash := hashToken("token-1")
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := key.prove("GET", "https://api.example.com/v1/orders", hash, last); err != nil {
+		if _, err := key.prove("GET", "https://api.example.com/v1/orders", hash, last.last()); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -118,7 +119,7 @@ func (c *tokenClient) readMetadata(ctx context.Context, r grantRequest, known *s
 		if failure == nil {
 			return m, nil
 		}
-		if failure.status == 0 { // no answer
+		if failure.class == classTimeout {
 			return nil, failure
 		}
 		// That a document is not there says less than any other failure.
@@ -195,7 +196,7 @@ func (c *tokenClient) vetMetadata(res *http.Response, r grantRequest) (*serverMe
 			Endpoint string `json:"token_endpoint"`
 		} `json:"mtls_endpoint_aliases"`
 	}
-	if err := json.Unmarshal(body, &document); err != nil {
+	if err := json.Unmarshal(bytes.TrimPrefix(body, byteOrderMark), &document); err != nil {
 		return nil, &fetchError{class: classInvalidResponse, detail: "the document is not a JSON object with the members of RFC 8414 §2"}
 	}
 	if document.Issuer != r.issuer {
@@ -214,7 +215,10 @@ func (c *tokenClient) vetMetadata(res *http.Response, r grantRequest) (*serverMe
 		return nil, &fetchError{class: classInvalidResponse, detail: err.Error(), said: quote("token_endpoint " + endpoint)}
 	}
 	for _, method := range document.AuthMethods {
-		if slices.Contains(authMethods, method) {
+		if method == "self_signed_tls_client_auth" { // the same for a client
+			method = authTLS
+		}
+		if slices.Contains(authMethods, method) && !slices.Contains(m.authMethods, method) {
 			m.authMethods = append(m.authMethods, method)
 		}
 	}

@@ -112,6 +112,8 @@ func TestEndpointIsDiscovered(t *testing.T) {
 		"another issuer's in its place":   {map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: document(map[string]any{"issuer": "https://auth.example.com"})}, oidcPlace: found}, "8414 oidc token"},
 		"an error in its place":           {map[string]http.RoundTripper{rfc8414Place: cannedStatus(500), oidcPlace: found}, "8414 oidc token"},
 		"the endpoint's query is kept":    {map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: document(map[string]any{"token_endpoint": testEndpoint + "?a=b"})}}, "8414 token?a=b"},
+		"no answer in its place":          {map[string]http.RoundTripper{rfc8414Place: endpointFunc(func(*http.Request) (*http.Response, error) { return nil, io.EOF }), oidcPlace: found}, "8414 oidc token"},
+		"a byte order mark before it":     {map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: "\xef\xbb\xbf" + document(nil)}}, "8414 token"},
 		"text/plain":                      {map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: document(nil), header: withType("text/plain")}}, "8414 token"},
 		"no use is made of other members": {map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: document(map[string]any{"jwks_uri": "x", "token_endpoint_auth_methods_supported": []string{"a"}})}}, "8414 token"},
 	} {
@@ -282,11 +284,11 @@ func TestHostileAliasIsRefused(t *testing.T) {
 
 func TestHintNamesTheMethodsOfTheMetadata(t *testing.T) {
 	server := &discoveryServer{at: map[string]http.RoundTripper{
-		rfc8414Place: cannedAnswer{body: document(map[string]any{"token_endpoint_auth_methods_supported": []string{"private_key_jwt", "evil", "client_secret_post"}})},
+		rfc8414Place: cannedAnswer{body: document(map[string]any{"token_endpoint_auth_methods_supported": []string{"private_key_jwt", "evil", "private_key_jwt", "client_secret_post", "self_signed_tls_client_auth"}})},
 		testEndpoint: cannedAnswer{status: 401, body: `{"error":"invalid_client"}`},
 	}}
 	_, failure := fetchBy(t, server, issuerRequest(), new(discovery))
-	if !strings.HasSuffix(failure.hint, "use auth_method private_key_jwt or client_secret_post") {
+	if !strings.HasSuffix(failure.hint, "use auth_method private_key_jwt or client_secret_post or tls_client_auth") {
 		t.Errorf("the hint is %q", failure.hint)
 	}
 	post := issuerRequest()

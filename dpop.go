@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -108,11 +109,12 @@ type proofClaims struct {
 	Nonce     string `json:"nonce,omitempty"`
 }
 
-// prove makes the proof for one request. tokenHash is empty for a token request.
-func (k *proofKey) prove(method, target, tokenHash string, nonce *nonce) (string, error) {
+// prove makes the proof for one request. tokenHash is empty for a token request, and nonce
+// as long as there is none.
+func (k *proofKey) prove(method, target, tokenHash, nonce string) (string, error) {
 	claims, err := json.Marshal(proofClaims{
 		ID: rand.Text(), Method: method, Target: target, IssuedAt: time.Now().Unix(),
-		TokenHash: tokenHash, Nonce: nonce.last(),
+		TokenHash: tokenHash, Nonce: nonce,
 	})
 	if err != nil {
 		return "", err
@@ -151,16 +153,21 @@ func (n *nonce) last() string {
 	return ""
 }
 
-// learn keeps the nonce that an answer brings. It reports whether there is one.
-func (n *nonce) learn(header http.Header) bool {
-	values := header[nonceHeader]
-	if len(values) == 0 || !isNonce(values[0]) {
-		return false
-	}
-	if value := values[0]; n.last() != value {
+// learn keeps the nonce that an answer brings, and returns it, or an empty string.
+func (n *nonce) learn(header http.Header) string {
+	value := nonceIn(header)
+	if value != "" && n.last() != value {
 		n.value.Store(&value)
 	}
-	return true
+	return value
+}
+
+// nonceIn is the nonce that an answer brings, or an empty string.
+func nonceIn(header http.Header) string {
+	if values := header[nonceHeader]; len(values) > 0 && isNonce(values[0]) {
+		return values[0]
+	}
+	return ""
 }
 
 // isNonce applies the grammar of RFC 9449 §8.1.
@@ -192,14 +199,15 @@ func (n *nonces) of(origin string) *nonce {
 // proofTransport adds a proof to a token request (RFC 9449 §5), and learns the nonce of
 // the answer.
 type proofTransport struct {
-	next http.RoundTripper
-	key  *proofKey
+	next  http.RoundTripper
+	key   *proofKey
+	nonce string // to use; empty for the last one
 }
 
 func (t proofTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	origin := originOf(req.URL)
 	nonce := t.key.servers.of(origin)
-	proof, err := t.key.prove(req.Method, proofTarget(origin, req.URL), "", nonce)
+	proof, err := t.key.prove(req.Method, proofTarget(origin, req.URL), "", cmp.Or(t.nonce, nonce.last()))
 	if err != nil {
 		return nil, err
 	}
@@ -223,9 +231,9 @@ type prover struct {
 }
 
 // prove adds a proof to a request with a token, for the method and the path that it has
-// by now.
-func (p *prover) prove(r *http.Request, tokenHash string) error {
-	proof, err := p.key.prove(proofMethod(r), proofTarget(p.origin, r.URL), tokenHash, p.nonce)
+// by now. An empty nonce stands for the last one.
+func (p *prover) prove(r *http.Request, tokenHash, nonce string) error {
+	proof, err := p.key.prove(proofMethod(r), proofTarget(p.origin, r.URL), tokenHash, cmp.Or(nonce, p.nonce.last()))
 	if err != nil {
 		return err
 	}
@@ -243,9 +251,9 @@ func proofMethod(r *http.Request) string {
 	return r.Method
 }
 
-// learn takes the nonce out of an upstream's answer, which is meant for the gateway. It
-// reports whether there is one.
-func (p *prover) learn(header http.Header) bool {
+// learn takes the nonce out of an upstream's answer, which is meant for the gateway, and
+// returns it, or an empty string.
+func (p *prover) learn(header http.Header) string {
 	learned := p.nonce.learn(header)
 	delete(header, nonceHeader)
 	return learned

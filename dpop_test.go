@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 func TestTokenIsBoundAndProven(t *testing.T) {
@@ -63,6 +65,54 @@ func TestNonceOfASuccessIsUsed(t *testing.T) {
 	if got := server.nonces() + ", " + upstream.nonces(); got != ". s1, . u1 u1" {
 		t.Errorf("got the nonces %s", got)
 	}
+}
+
+// The answer to a request that was sent before the nonce changed can come in between.
+func TestNonceIsThatOfTheAnswerThatWantsIt(t *testing.T) {
+	h := handlerInMemory(t, &Handler{DPoP: "https://api.example.com"})
+	asked := 0
+	h.client.transport = endpointFunc(func(req *http.Request) (*http.Response, error) {
+		if asked++; asked == 1 {
+			answer := cannedStatus(400, "Dpop-Nonce", "new")
+			answer.body = `{"error":"use_dpop_nonce"}`
+			return answer.RoundTrip(req)
+		}
+		return cannedAnswer{body: `{"access_token":"t","token_type":"DPoP","expires_in":3600}`}.RoundTrip(req)
+	})
+	var nonces []string
+	h.client.transport = observed{h.client.transport, func(req *http.Request) {
+		proof, _ := verifyProof(req, h.TokenEndpoint, "")
+		nonces = append(nonces, proof.Nonce)
+	}, func() { h.prover.key.servers.of("http://127.0.0.1").learn(http.Header{nonceHeader: {"old"}}) }}
+	w := httptest.NewRecorder()
+	err := h.ServeHTTP(w, requestInCaddy("GET", "/", nil), caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		proof, _ := verifyProof(r, "https://api.example.com/", "t")
+		nonces = append(nonces, proof.Nonce)
+		w.Header().Set("DPoP-Nonce", "new")
+		if proof.Nonce != "new" {
+			w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			h.prover.nonce.learn(http.Header{nonceHeader: {"old"}})
+		}
+		return nil
+	}))
+	if got := strings.Join(nonces, " "); err != nil || w.Code != 200 || got != " new  new" {
+		t.Errorf("got %d, %v with the nonces %q", w.Code, err, got)
+	}
+}
+
+// observed tells of the requests before next, and of the answers behind it.
+type observed struct {
+	next   http.RoundTripper
+	before func(*http.Request)
+	after  func()
+}
+
+func (o observed) RoundTrip(req *http.Request) (*http.Response, error) {
+	o.before(req)
+	res, err := o.next.RoundTrip(req)
+	o.after()
+	return res, err
 }
 
 // The nonces of a token endpoint and of an API are not interchangeable, also where both
@@ -139,7 +189,7 @@ func TestEndpointThatNeverTakesANonceIsAskedTwice(t *testing.T) {
 	for name, test := range map[string]struct {
 		nonce string
 		asked int
-	}{"always another": {"n", 2}, "none": {"", 1}} {
+	}{"always another": {"n", 2}, "none": {"", 1}, "one that is none": {`"`, 1}} {
 		t.Run(name, func(t *testing.T) {
 			server, upstream := startBindingServer(t), startBoundAPI(t)
 			server.setAnswer(func(w http.ResponseWriter, _ *http.Request, n int) {
@@ -460,11 +510,11 @@ func TestNonceIsVetted(t *testing.T) {
 		"": false, "a b": false, `a"b`: false, `a\b`: false, "é": false, "a\tb": false, strings.Repeat("a", maxNonce+1): false,
 	} {
 		n := new(nonce)
-		if got := n.learn(http.Header{nonceHeader: {value}}); got != want || (n.last() == value) != (want || value == "") {
+		if got := n.learn(http.Header{nonceHeader: {value}}) != ""; got != want || (n.last() == value) != (want || value == "") {
 			t.Errorf("%q: %t, kept %q", value, got, n.last())
 		}
 	}
-	if n := new(nonce); n.learn(http.Header{}) || n.last() != "" {
+	if n := new(nonce); n.learn(http.Header{}) != "" || n.last() != "" {
 		t.Error("there was none")
 	}
 }

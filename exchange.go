@@ -29,7 +29,7 @@ type exchange struct {
 	first   attemptContext
 	body    io.ReadCloser // of the next attempt
 	renewed bool          // the token is another one than at first
-	nonced  bool          // the upstream has been given the nonce that it wants with this token
+	nonce   string        // that the upstream wants with this token; empty until it has told
 	bare    bool          // the rejection did not say that the token was at fault
 	failure error         // why there is no other token
 }
@@ -63,7 +63,7 @@ func (x *exchange) serve(next caddyhttp.Handler) error {
 
 // isLast reports whether the response to the next attempt is final.
 func (x *exchange) isLast() bool {
-	return x.token == nil || x.renewed && (x.h.prover == nil || x.nonced)
+	return x.token == nil || x.renewed && (x.h.prover == nil || x.nonce != "")
 }
 
 // attempt sends the request in a context of its own, in the request that the placeholders
@@ -87,7 +87,7 @@ func (x *exchange) attempt(c *attemptContext, next caddyhttp.Handler) (dropped b
 
 // send attaches the token and passes the request on.
 func (x *exchange) send(next caddyhttp.Handler) error {
-	if err := x.h.attach(x.r, x.token); err != nil {
+	if err := x.h.attach(x.r, x.token, x.nonce); err != nil {
 		return err
 	}
 	if x.h.prover == nil || x.token == nil {
@@ -123,8 +123,11 @@ func (x *exchange) inContext(ctx context.Context) {
 func (x *exchange) verdict(status int, header http.Header) (int, bool) {
 	rejected := slices.Contains(x.h.retryStatus, status)
 	code := x.h.challengeError(status, header)
-	if x.h.prover != nil && x.h.prover.learn(header) && code == "use_dpop_nonce" && x.useNonce() {
-		return status, true
+	if x.h.prover != nil {
+		nonce := x.h.prover.learn(header)
+		if code == "use_dpop_nonce" && nonce != "" && x.useNonce(nonce) {
+			return status, true
+		}
 	}
 	switch {
 	case x.token != nil && isOfProof(code):
@@ -145,12 +148,13 @@ func (x *exchange) verdict(status int, header http.Header) (int, bool) {
 }
 
 // useNonce prepares to send the request again with the same token and the nonce that the
-// upstream wants (RFC 9449 §9). It reports whether that can be done.
-func (x *exchange) useNonce() bool {
-	if x.nonced || x.token == nil {
+// upstream wants (RFC 9449 §9), which is not the last one any more if another answer
+// comes in between. It reports whether that can be done.
+func (x *exchange) useNonce(nonce string) bool {
+	if x.nonce != "" || x.token == nil {
 		return false
 	}
-	x.nonced = true
+	x.nonce = nonce
 	return x.rewind()
 }
 
@@ -199,7 +203,7 @@ func (x *exchange) renew(code string) bool {
 		return true
 	}
 	rejected := x.token
-	x.token, x.renewed, x.nonced = t, true, false
+	x.token, x.renewed, x.nonce = t, true, ""
 	if !x.rewind() {
 		x.token, x.renewed = rejected, false
 		return false

@@ -58,7 +58,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		if r.Trailer != nil && r.Body != nil {
 			newTape(r, 0, h.budget, h.ownHeaders...)
 		}
-		if err := h.attach(r, t); err != nil {
+		if err := h.attach(r, t, ""); err != nil {
 			return err
 		}
 		return h.detach(r, next.ServeHTTP(w, r))
@@ -142,9 +142,9 @@ func (h *Handler) removeClientToken(r *http.Request) {
 	r.Header["Connection"] = kept
 }
 
-// attach sets the token's header, and that of the proof. The slices are the request's own:
-// header operations change values in place.
-func (h *Handler) attach(r *http.Request, t *token) error {
+// attach sets the token's header, and that of the proof, with this nonce or the last one if
+// it is empty. The slices are the request's own: header operations change values in place.
+func (h *Handler) attach(r *http.Request, t *token, nonce string) error {
 	if t == nil {
 		return nil
 	}
@@ -153,7 +153,7 @@ func (h *Handler) attach(r *http.Request, t *token) error {
 	if h.prover == nil {
 		return nil
 	}
-	if err := h.prover.prove(r, held.hash); err != nil {
+	if err := h.prover.prove(r, held.hash, nonce); err != nil {
 		return caddyhttp.Error(http.StatusInternalServerError, err)
 	}
 	return nil

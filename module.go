@@ -40,7 +40,7 @@ const (
 // request, obtained with the client-credentials grant. A token that the upstream
 // rejects is renewed and the request sent once more, unseen by the client.
 //
-// The placeholders {env.*}, {file.*} and {system.*} can be used in token_endpoint,
+// The placeholders {env.*}, {file.*} and {system.*} can be used in token_endpoint, issuer,
 // client_id, client_secret, scopes, audience, resource, params and
 // request_headers. They are resolved at every token request, so a rotated secret
 // needs no reload. A literal brace is written \{.
@@ -426,7 +426,7 @@ func (h *Handler) provisionReplay() error {
 	}
 	buffer := ReplayBuffer{PerRequest: defaultReplayBuffer, Total: defaultReplayTotal}
 	if h.ReplayBuffer != nil {
-		if len(h.retryStatus) == 0 {
+		if len(h.retryStatus) == 0 && h.DPoP == "" {
 			return errors.New("replay_buffer: without retry_status no request is sent again; name the statuses in retry_status, or remove it")
 		}
 		if h.ReplayBuffer.PerRequest < 0 || h.ReplayBuffer.Total < 0 {
@@ -502,6 +502,9 @@ func (h *Handler) resolve() (grantRequest, error) {
 	r.resource = p.values("resource", r.resource)
 	r.params = p.named("param", r.params)
 	r.headers = p.named("request_header", r.headers)
+	assertions := *h.assertions
+	assertions.KeyID = p.value("signing_key.key_id", assertions.KeyID)
+	assertions.Audience = p.value("signing_key.audience", assertions.Audience)
 	if p.err != nil {
 		return r, p.err
 	}
@@ -513,7 +516,9 @@ func (h *Handler) resolve() (grantRequest, error) {
 		if news != nil {
 			h.logger.Warn("the signing key can't be used; the one before is used on", zap.Error(news))
 		}
-		r.assertion = newClientAssertion(*h.assertions, key)
+		r.assertion = newClientAssertion(assertions, key)
+	} else if usesAssertion(r.authMethod) {
+		r.assertion = newClientAssertion(assertions, nil)
 	}
 	return r, r.check()
 }

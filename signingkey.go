@@ -69,7 +69,25 @@ func parseSigningKey(data []byte) (*signingKey, error) {
 	case !slices.Contains(fitting, k.alg):
 		return nil, fmt.Errorf("the JWK's alg does not fit its key; use %s", joinAlgs(fitting))
 	}
+	if !k.isPair() {
+		return nil, errors.New("the private part of the key does not belong to its public part; write the key anew")
+	}
 	return k, nil
+}
+
+// isPair reports whether what the private part signs is what the public part verifies: a
+// JWK has both written out.
+func (k *signingKey) isPair() bool {
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: k.alg, Key: k.signer}, nil)
+	if err != nil {
+		return false
+	}
+	signed, err := signer.Sign(nil)
+	if err != nil {
+		return false
+	}
+	_, err = signed.Verify(k.signer.Public())
+	return err == nil
 }
 
 func parseJWK(data []byte) (*signingKey, error) {

@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdh"
 	"crypto/ecdsa"
@@ -10,6 +11,7 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"maps"
@@ -179,6 +181,7 @@ func unusableKeys(t testing.TB) map[string][2]string {
 		"symmetric JWK":              {jwkWith(t, []byte("hunter2-canary-hunter2-canary-12"), nil), "client_secret_jwt"},
 		"JWK for encryption":         {jwkWith(t, keys["RSA"], map[string]any{"use": "enc"}), "not meant for signatures"},
 		"JWK whose alg does not fit": {jwkWith(t, keys["P-256"], map[string]any{"alg": "RS256"}), "the JWK's alg does not fit its key; use ES256"},
+		"JWK of two keys":            {jwkWith(t, keys["P-256"], map[string]any{"d": base64.RawURLEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32))}), "does not belong to its public part"},
 		"JWK of an unknown kind":     {`{"kty":"canary","d":"hunter2-canary"}`, "not a valid JWK"},
 		"other JSON":                 {`{"hunter2-canary":1}`, "not a valid JWK"},
 		"broken JSON":                {`{"kty":"EC","d":"hunter2-canary`, "not a valid JWK"},

@@ -67,8 +67,12 @@ func (r grantRequest) key() grantKey {
 }
 
 func (r grantRequest) fields() [][]string {
+	insecure := ""
+	if r.issuer != "" && r.insecureHTTP {
+		insecure = "insecure_http" // decides what may be discovered
+	}
 	return [][]string{
-		{r.issuer, r.endpoint, r.clientID, r.clientSecret, r.authMethod, r.format, r.proofs.name()},
+		{r.issuer, insecure, r.endpoint, r.clientID, r.clientSecret, r.authMethod, r.format, r.proofs.name()},
 		r.scopes, r.audience, r.resource, flatten(r.params), flatten(r.headers), r.assertion.fields(),
 	}
 }
@@ -281,9 +285,9 @@ func (c *tokenClient) try(ctx context.Context, request grantRequest, d *discover
 		}
 		request.endpoint = server.endpointFor(request)
 	}
-	granted, failure := c.send(ctx, request)
-	if failure != nil && failure.code == "use_dpop_nonce" && failure.hasNonce && request.proofs != nil {
-		granted, failure = c.send(ctx, request)
+	granted, failure := c.send(ctx, request, "")
+	if failure != nil && failure.code == "use_dpop_nonce" && failure.nonce != "" && request.proofs != nil {
+		granted, failure = c.send(ctx, request, failure.nonce)
 	}
 	if failure != nil && server != nil {
 		d.doubt(request.issuer)
@@ -294,8 +298,8 @@ func (c *tokenClient) try(ctx context.Context, request grantRequest, d *discover
 	return granted, failure
 }
 
-// send sends one token request.
-func (c *tokenClient) send(ctx context.Context, request grantRequest) (grantedToken, *fetchError) {
+// send sends one token request, with this nonce in its proof or the last one if it is empty.
+func (c *tokenClient) send(ctx context.Context, request grantRequest, nonce string) (grantedToken, *fetchError) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout/2)
 	defer cancel()
 
@@ -309,7 +313,7 @@ func (c *tokenClient) send(ctx context.Context, request grantRequest) (grantedTo
 	vetting := &vettingTransport{next: c.transport, tokenType: typeBearer, mask: request.mask, now: time.Now}
 	if request.proofs != nil {
 		vetting.tokenType = typeDPoP
-		vetting.next = proofTransport{next: c.transport, key: request.proofs}
+		vetting.next = proofTransport{next: c.transport, key: request.proofs, nonce: nonce}
 	}
 	client := &http.Client{
 		Transport: request.roundTripper(vetting),

@@ -21,6 +21,9 @@ import (
 // maxResponse bounds what is read of a token response, in bytes.
 const maxResponse = 1 << 20
 
+// byteOrderMark is what some servers put before JSON, and RFC 8259 §8.1 lets be ignored.
+var byteOrderMark = []byte("\xef\xbb\xbf")
+
 // maxLifetime is the longest lifetime that is believed. What claims more tells
 // nothing, and default_ttl applies.
 const maxLifetime = 100 * 365 * 24 * time.Hour
@@ -66,7 +69,7 @@ type fetchError struct {
 	hint       string        // what may help
 	retryAfter time.Duration // as the endpoint asked, 0 without
 	unsent     bool          // nothing was sent; the configuration is at fault
-	hasNonce   bool          // the answer brought one for the next DPoP proof (RFC 9449 §8)
+	nonce      string        // that the answer brought for the next DPoP proof (RFC 9449 §8)
 	asked      grantKey      // what was sent
 }
 
@@ -144,7 +147,7 @@ func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	if failure != nil {
 		failure.status = res.StatusCode
 		failure.retryAfter = retryAfter(res.Header, t.now())
-		failure.hasNonce = len(res.Header[nonceHeader]) > 0
+		failure.nonce = nonceIn(res.Header)
 		return nil, failure
 	}
 	normalized, err := json.Marshal(map[string]string{"access_token": answer.accessToken, "token_type": "Bearer"})
@@ -309,7 +312,7 @@ type tokenAnswer struct {
 // parse reads the body as JSON, whatever its type says, and else as a form where
 // its type allows that. It reports whether the body is either.
 func (a *tokenAnswer) parse(body []byte, contentType string) bool {
-	body = bytes.TrimPrefix(body, []byte("\xef\xbb\xbf"))
+	body = bytes.TrimPrefix(body, byteOrderMark)
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(body, &members); err == nil && members != nil {
 		a.fromJSON(members)

@@ -59,7 +59,7 @@ const cannedTTL = 7 * time.Minute
 // askOnce sends one token request.
 func askOnce(t testing.TB, endpoint http.RoundTripper, request grantRequest) (grantedToken, *fetchError) {
 	client := &tokenClient{transport: endpoint, timeout: time.Minute, defaultTTL: cannedTTL}
-	return client.send(t.Context(), request)
+	return client.send(t.Context(), request, "")
 }
 
 // grantOf is what the answer grants.
