@@ -234,5 +234,5 @@ func (a *boundAPI) log() string {
 
 // options are those of a gateway between the two.
 func boundOptions(server *bindingServer, upstream *boundAPI, more ...string) string {
-	return server.options(slices.Concat([]string{"dpop " + upstream.origin}, more)...) + proxyTo(upstream.Server)
+	return server.options(slices.Concat([]string{"dpop " + upstream.origin}, more)...) + proxyTo(upstream.Server, dialAnew)
 }

@@ -67,8 +67,8 @@ func (h *Handler) resolveWithin(ctx context.Context) (grantRequest, error) {
 	select {
 	case h.resolving <- struct{}{}:
 		go func() {
-			defer func() { <-h.resolving }()
 			request, err := h.resolve()
+			<-h.resolving // before it is told, so that who is told can look again at once
 			done <- resolved{request, err}
 		}()
 	case <-ctx.Done():

@@ -121,7 +121,7 @@ func TestUncuredRejectionPassesThrough(t *testing.T) {
 				w.Header().Set("X-From", bearer(r))
 				http.Error(w, "rejected "+bearer(r), http.StatusUnauthorized)
 			})
-			g := startGateway(t, endpoint.options(test.options)+proxyTo(upstream))
+			g := startGateway(t, endpoint.options(test.options)+proxyTo(upstream, dialAnew))
 			a := g.post("/", "text/plain", "payload")
 			checkAnswer(t, a, test.want, "rejected token-2\n")
 			if got := a.header["X-From"]; len(got) != 1 || got[0] != "token-2" {
@@ -162,7 +162,7 @@ func TestConcurrentRejectionsCauseOneRenewal(t *testing.T) {
 	upstream := startScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "rejected", http.StatusUnauthorized)
 	})
-	g := startGateway(t, endpoint.options()+proxyTo(upstream))
+	g := startGateway(t, endpoint.options()+proxyTo(upstream, dialAnew))
 	g.getConcurrently(50, 401)
 	if n := endpoint.count(); n != 2 {
 		t.Errorf("%d token requests, want 2", n)

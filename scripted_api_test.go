@@ -37,6 +37,11 @@ func proxyTo(s *httptest.Server, options ...string) string {
 	return "reverse_proxy " + s.Listener.Addr().String() + " {\n" + strings.Join(options, "\n") + "\n}\n"
 }
 
+// dialAnew is a reverse_proxy option: each attempt has a connection of its own. Otherwise
+// one that is being dialled when another becomes free is dialled on in the background, where
+// Caddy reads the request's variables without a lock.
+const dialAnew = "transport http {\nkeepalive off\n}"
+
 // overH2C is a reverse_proxy option.
 const overH2C = "transport http {\nversions h2c\n}"
 
