@@ -119,7 +119,7 @@ func (c *tokenClient) readMetadata(ctx context.Context, r grantRequest, known *s
 		if failure == nil {
 			return m, nil
 		}
-		if failure.class == classTimeout {
+		if failure.class == classTimeout && (first == nil || isNotThere(first)) {
 			return nil, failure
 		}
 		// That a document is not there says less than any other failure.
@@ -212,7 +212,11 @@ func (c *tokenClient) vetMetadata(res *http.Response, r grantRequest) (*serverMe
 		return nil, &fetchError{class: classInvalidResponse, detail: "the document names no token_endpoint"}
 	}
 	if err := checkDiscovered(endpoint, r); err != nil {
-		return nil, &fetchError{class: classInvalidResponse, detail: err.Error(), said: quote("token_endpoint " + endpoint)}
+		failure := &fetchError{class: classInvalidResponse, detail: err.Error()}
+		if u, err := url.Parse(endpoint); err == nil {
+			failure.said = quote("token_endpoint " + displayURL(u)) // without what may be secret in it
+		}
+		return nil, failure
 	}
 	for _, method := range document.AuthMethods {
 		if method == "self_signed_tls_client_auth" { // the same for a client

@@ -155,8 +155,8 @@ func TestHostileMetadataIsRefused(t *testing.T) {
 		"an endpoint over http":     {answer(map[string]any{"token_endpoint": "http://auth.example.com/token"}), classInvalidResponse, "http would show the credential", ""},
 		"one on loopback":           {answer(map[string]any{"token_endpoint": "http://localhost/token"}), classInvalidResponse, "another scheme than the issuer's; both must be https", ""},
 		"an endpoint over ftp":      {answer(map[string]any{"token_endpoint": "ftp://auth.example.com/token"}), classInvalidResponse, "not an absolute http", ""},
-		"user info":                 {answer(map[string]any{"token_endpoint": "https://a:b@auth.example.com/token"}), classInvalidResponse, "user info", ""},
-		"a fragment":                {answer(map[string]any{"token_endpoint": testEndpoint + "#a"}), classInvalidResponse, "fragment", ""},
+		"user info":                 {answer(map[string]any{"token_endpoint": "https://a:b@auth.example.com/token?a=b"}), classInvalidResponse, "user info", "token_endpoint https://auth.example.com/token"},
+		"a fragment":                {answer(map[string]any{"token_endpoint": testEndpoint + "?a=b#a"}), classInvalidResponse, "fragment", "token_endpoint " + testEndpoint},
 		"larger than 1 MiB":         {cannedAnswer{body: document(map[string]any{"padding": strings.Repeat("a", 1<<20)})}, classInvalidResponse, "larger than 1 MiB", ""},
 		"empty":                     {cannedAnswer{body: ""}, classInvalidResponse, "not a JSON object", ""},
 		"null":                      {cannedAnswer{body: "null"}, classInvalidResponse, "another issuer's", ""},
@@ -209,6 +209,9 @@ func TestFailureOfDiscoveryIsTheOneThatSaysMost(t *testing.T) {
 		"not there, another's": {cannedStatus(404), other, 200},
 		"moved, not there":     {cannedStatus(302, "Location", "/a"), cannedStatus(404), 302},
 		"neither is there":     {cannedStatus(410), cannedStatus(404), 404},
+		"not well, no answer":  {cannedStatus(503, "Retry-After", "600"), hanging, 503},
+		"another's, no answer": {other, hanging, 200},
+		"not there, no answer": {cannedStatus(404), hanging, 0},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			server := &discoveryServer{at: map[string]http.RoundTripper{rfc8414Place: test.first, oidcPlace: test.second}}
@@ -371,14 +374,10 @@ func TestMetadataIsDoubtedWhenTheEndpointFails(t *testing.T) {
 // Metadata that hangs leaves time to ask the endpoint that is known.
 func TestHangingMetadataDoesNotKeepFromATokenWhenItIsKnown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hang := endpointFunc(func(req *http.Request) (*http.Response, error) {
-			<-req.Context().Done()
-			return nil, req.Context().Err()
-		})
 		server := &discoveryServer{at: map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: document(nil)}, testEndpoint: anyToken}}
 		d := new(discovery)
 		_, _ = fetchBy(t, server, issuerRequest(), d)
-		server.becomes(rfc8414Place, hang)
+		server.becomes(rfc8414Place, hanging)
 		time.Sleep(metadataLife)
 		start := time.Now()
 		if _, failure := fetchBy(t, server, issuerRequest(), d); failure != nil || time.Since(start) != 2500*time.Millisecond {

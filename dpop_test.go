@@ -419,7 +419,7 @@ func TestReloadKeepsTheKeyAndItsNonces(t *testing.T) {
 // What changes the path before the directive is what a proof is for; what changes it
 // after is an error that is told.
 func TestProofIsForThePathThatTheUpstreamSees(t *testing.T) {
-	const message = "the method or the path was changed after the DPoP proof for it was made, so the upstream will refuse it; put oauth_cc after what changes them"
+	const message = "the method or the path was changed after the DPoP proof for it was made, so the upstream refuses it; put oauth_cc after what changes them"
 	for name, test := range map[string]struct {
 		site  string // %s is the directive with its upstream
 		fails bool
@@ -427,6 +427,7 @@ func TestProofIsForThePathThatTheUpstreamSees(t *testing.T) {
 		"rewrite":           {"rewrite * /v1{uri}\n%s", false},
 		"uri":               {"uri strip_prefix /a\n%s", false},
 		"handle_path":       {"handle_path /a/* {\n%s\n}", false},
+		"files after it":    {"%sX\nhandle /other {\nY\n}\nhandle {\nuri replace a b\nrespond 200\n}", false},
 		"route, in order":   {"route {\nuri replace a b\n%s\n}", false},
 		"query":             {"route {\n%sX\nuri query +a b\nY\n}", false},
 		"route, too late":   {"route {\n%sX\nuri replace a b\nY\n}", true},

@@ -32,6 +32,8 @@ type exchange struct {
 	nonce   string        // that the upstream wants with this token; empty until it has told
 	bare    bool          // the rejection did not say that the token was at fault
 	failure error         // why there is no other token
+
+	method, path string // that the proof is for
 }
 
 func (x *exchange) serve(next caddyhttp.Handler) error {
@@ -93,12 +95,8 @@ func (x *exchange) send(next caddyhttp.Handler) error {
 	if x.h.prover == nil || x.token == nil {
 		return next.ServeHTTP(&x.guard, x.r)
 	}
-	method, path := x.r.Method, x.r.URL.EscapedPath()
-	err := next.ServeHTTP(&x.guard, x.r)
-	if method != x.r.Method || path != x.r.URL.EscapedPath() {
-		x.h.reportRewritten()
-	}
-	return err
+	x.method, x.path = x.r.Method, x.r.URL.EscapedPath()
+	return next.ServeHTTP(&x.guard, x.r)
 }
 
 // restore makes request and response what they were before an attempt.
@@ -125,6 +123,9 @@ func (x *exchange) verdict(status int, header http.Header) (int, bool) {
 	code := x.h.challengeError(status, header)
 	if x.h.prover != nil {
 		nonce := x.h.prover.learn(header)
+		if x.token != nil && (rejected || isOfProof(code)) && (x.method != x.r.Method || x.path != x.r.URL.EscapedPath()) {
+			x.h.reportRewritten()
+		}
 		if code == "use_dpop_nonce" && nonce != "" && x.useNonce(nonce) {
 			return status, true
 		}
@@ -252,7 +253,7 @@ func (x *exchange) learn(rejected bool) {
 // can't be seen from here.
 func (h *Handler) reportRewritten() {
 	if h.prover.toldRewritten.CompareAndSwap(false, true) {
-		h.logger.Error("the method or the path was changed after the DPoP proof for it was made, so the upstream will refuse it; put oauth_cc after what changes them")
+		h.logger.Error("the method or the path was changed after the DPoP proof for it was made, so the upstream refuses it; put oauth_cc after what changes them")
 	}
 }
 
