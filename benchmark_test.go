@@ -123,10 +123,10 @@ func BenchmarkServeHTTP_Stale(b *testing.B) {
 	if err := h.ServeHTTP(httptest.NewRecorder(), requestInCaddy("GET", "/", nil), trivialNext); err != nil {
 		b.Fatal(err)
 	}
-	stale := *h.grant.current.Load()
+	stale := *h.source.grant.current.Load()
 	stale.sent = stale.sent.add(-time.Hour)
-	h.grant.current.Store(&stale)
-	h.grant.aheadFrom.Store(&never)
+	h.source.grant.current.Store(&stale)
+	h.source.grant.aheadFrom.Store(&never)
 	benchmarkHandler(b, nil, false, func(w http.ResponseWriter, r *http.Request) error {
 		return h.ServeHTTP(w, r, trivialNext)
 	})

@@ -19,6 +19,7 @@ import (
 type exchange struct {
 	guard
 	h     *Handler
+	src   *grantSource
 	r     *http.Request
 	repl  *caddy.Replacer
 	saved *savedRequest
@@ -181,7 +182,7 @@ func (x *exchange) renew(code string) bool {
 	x.bare = code != "invalid_token"
 	if x.tape != nil && !x.tape.hold() {
 		level := zapcore.DebugLevel
-		if x.h.grant.renewInBackground(x.token, x.bare, x.h) {
+		if x.src.grant.renewInBackground(x.token, x.bare, x.src) {
 			level = zapcore.WarnLevel // once for each token
 		}
 		x.h.logger.Log(level, "the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection",
@@ -189,7 +190,7 @@ func (x *exchange) renew(code string) bool {
 			zap.Int64("replay_buffer", x.h.replayLimit))
 		return false
 	}
-	t, err := x.h.grant.renew(x.client, x.token, x.bare, x.h)
+	t, err := x.src.grant.renew(x.client, x.token, x.bare, x.src)
 	if errors.Is(err, errNotRenewed) {
 		if c := x.h.logger.Check(zapcore.DebugLevel, "the upstream rejected the token, and there is no other"); c != nil {
 			c.Write(zap.String("token", fingerprint(x.token.value)))
@@ -242,8 +243,8 @@ func (x *exchange) learn(rejected bool) {
 	switch {
 	case x.token == nil:
 	case !rejected:
-		x.h.grant.cured()
-	case x.h.grant.notCured(x.token, x.bare):
+		x.src.grant.cured()
+	case x.src.grant.notCured(x.token, x.bare):
 		x.h.logger.Warn("the upstream rejected the renewed token as well; the client gets the rejection",
 			zap.String("token", fingerprint(x.token.value)))
 	}

@@ -12,33 +12,40 @@ import (
 // between two that find nothing readable.
 const changeLookup = time.Second
 
+// grantSource is the way to the tokens of one grant with one configuration.
+type grantSource struct {
+	h     *Handler
+	grant *cachedGrant
+}
+
 // fetch implements source.
-func (h *Handler) fetch(ctx context.Context) fetched {
-	request := h.template() // until it is known what the placeholders stand for
-	granted, failure := h.client.fetch(ctx, func(ctx context.Context) (grantRequest, error) {
-		resolved, err := h.resolveWithin(ctx)
+func (s *grantSource) fetch(ctx context.Context) fetched {
+	request := s.h.template() // until it is known what the placeholders stand for
+	granted, failure := s.h.client.fetch(ctx, func(ctx context.Context) (grantRequest, error) {
+		resolved, err := s.resolveWithin(ctx)
 		if err == nil {
 			request = resolved
 		}
 		return resolved, err
-	}, &h.grant.server)
-	if m := h.grant.server.known(request.issuer); m != nil {
+	}, &s.grant.server)
+	if m := s.grant.server.known(request.issuer); m != nil {
 		request.endpoint = m.endpointFor(request)
 	}
-	if stale := h.grant.server.news.Swap(nil); stale != nil {
-		h.logger.Warn("the issuer's metadata could not be read again; what is known of it is used on",
+	if stale := s.grant.server.news.Swap(nil); stale != nil {
+		s.h.logger.Warn("the issuer's metadata could not be read again; what is known of it is used on",
 			append([]zap.Field{zap.String("issuer", request.issuer)}, failureFields(stale)...)...)
 	}
 	return fetched{granted: granted, failure: failure, endpoint: request.endpointName(), clientID: request.clientID}
 }
 
 // limit implements source.
-func (h *Handler) limit() time.Duration { return time.Duration(h.Timeout) }
+func (s *grantSource) limit() time.Duration { return time.Duration(s.h.Timeout) }
 
 // changedSince implements source. Only one caller at a time looks, since files are read
 // for that, and after a look in vain none for a while, since Caddy logs each; the others
 // take it that nothing has changed.
-func (h *Handler) changedSince(ctx context.Context, failure *fetchError) bool {
+func (s *grantSource) changedSince(ctx context.Context, failure *fetchError) bool {
+	h := s.h
 	if !h.hasPlaceholders || len(h.resolving) > 0 {
 		return false
 	}
@@ -47,7 +54,7 @@ func (h *Handler) changedSince(ctx context.Context, failure *fetchError) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, changeLookup)
 	defer cancel()
-	request, err := h.resolveWithin(ctx)
+	request, err := s.resolveWithin(ctx)
 	if err != nil {
 		now := time.Now()
 		h.lookedInVain.Store(&now)
@@ -58,7 +65,8 @@ func (h *Handler) changedSince(ctx context.Context, failure *fetchError) bool {
 
 // resolveWithin is resolve for as long as ctx lasts. A file on a mount that hangs can
 // hold up one goroutine, and no request.
-func (h *Handler) resolveWithin(ctx context.Context) (grantRequest, error) {
+func (s *grantSource) resolveWithin(ctx context.Context) (grantRequest, error) {
+	h := s.h
 	type resolved struct {
 		request grantRequest
 		err     error
@@ -85,8 +93,8 @@ func (h *Handler) resolveWithin(ctx context.Context) (grantRequest, error) {
 var errResolving = errors.New("a placeholder could not be resolved in time; the file may be on a mount that hangs")
 
 // report implements source: it tells the log.
-func (h *Handler) report(o outcome) {
-	logger := h.logger.With(
+func (s *grantSource) report(o outcome) {
+	logger := s.h.logger.With(
 		zap.String("endpoint", o.endpoint),
 		zap.String("client_id", o.clientID),
 		zap.String("trigger", string(o.trigger)),
@@ -136,4 +144,4 @@ func logFailure(logger *zap.Logger, o outcome) {
 }
 
 // Interface guard
-var _ source = (*Handler)(nil)
+var _ source = (*grantSource)(nil)

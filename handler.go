@@ -46,7 +46,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.removeClientToken(r)
 		return next.ServeHTTP(w, r)
 	}
-	t, err := h.token(r.Context(), repl)
+	src := h.source
+	t, err := src.token(r.Context(), repl)
 	if err != nil {
 		if err = h.withoutToken(w, repl, err); err != nil {
 			return err
@@ -63,25 +64,25 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		}
 		return h.detach(r, next.ServeHTTP(w, r))
 	}
-	x := &exchange{h: h, r: r, repl: repl, token: t}
+	x := &exchange{h: h, src: src, r: r, repl: repl, token: t}
 	x.ResponseWriter = w
 	return x.serve(next)
 }
 
 // token returns the token for a request, and notes where it came from. Only a request
 // that finds none which can be served has to wait for one.
-func (h *Handler) token(ctx context.Context, repl *caddy.Replacer) (*token, error) {
+func (s *grantSource) token(ctx context.Context, repl *caddy.Replacer) (*token, error) {
 	now := time.Now()
-	t := h.grant.current.Load()
+	t := s.grant.current.Load()
 	switch {
-	case t != nil && !h.hold(t).staleFrom.passed(now):
+	case t != nil && !s.h.hold(t).staleFrom.passed(now):
 		repl.Set(statusPlaceholder, statusFresh)
 	case t.usable(now):
 		repl.Set(statusPlaceholder, statusStale)
-		h.grant.renewAhead(t, h)
+		s.grant.renewAhead(t, s)
 	default:
 		repl.Set(statusPlaceholder, statusFetched)
-		return h.grant.get(ctx, h)
+		return s.grant.get(ctx, s)
 	}
 	return t, nil
 }

@@ -296,7 +296,7 @@ func TestProvisionRefuses(t *testing.T) {
 			if strings.Contains(message, configCanary) {
 				t.Errorf("%q quotes a secret", message)
 			}
-			if h.acquired || h.grant != nil {
+			if h.acquired || h.source != nil {
 				t.Error("a token was acquired all the same")
 			}
 			cleanUpConfig(t, h)
@@ -460,12 +460,12 @@ func TestCleanupIsSafeBeforeProvisionAndTwice(t *testing.T) {
 			t.Errorf("the key of the proofs has %d users", users)
 		}
 	}
-	if running.grant.released {
+	if running.source.grant.released {
 		t.Error("the token was destroyed while in use")
 	}
 	cleanUpConfig(t, running)
 	checkGrantUsers(t, running.key, 0)
-	if !running.grant.released {
+	if !running.source.grant.released {
 		t.Error("the token was not destroyed after its last use")
 	}
 }
@@ -524,7 +524,7 @@ func TestEqualGrantsAreShared(t *testing.T) {
 				second = first
 			}
 			a, b := provisionedConfig(t, first), provisionedConfig(t, second)
-			if a.grant != b.grant {
+			if a.source.grant != b.source.grant {
 				t.Errorf("no shared token for\n%s\nand\n%s", first, second)
 			}
 			checkGrantUsers(t, a.key, 2)

@@ -58,7 +58,7 @@ func (k *keeper) end() {
 
 func (h *Handler) keepToken(ctx context.Context) {
 	for {
-		next := h.grant.keep(ctx, h.refreshAhead, h)
+		next := h.source.grant.keep(ctx, h.refreshAhead, h.source)
 		timer := time.NewTimer(min(max(time.Until(next), shortestLook), longestLook))
 		select {
 		case <-timer.C:

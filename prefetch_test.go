@@ -107,7 +107,7 @@ func TestKeeperUsesAReplacedSecret(t *testing.T) {
 		writeFile(t, file, "new")
 		time.Sleep(longestLook)
 		synctest.Wait()
-		if g.grant.usable(time.Now()) == nil {
+		if g.source.grant.usable(time.Now()) == nil {
 			t.Errorf("no token after %d tries", endpoint.count())
 		}
 		keeping.Wait()
@@ -243,7 +243,7 @@ func TestKeeperAsksWhenTheTokenExpires(t *testing.T) {
 			g := newVirtualGateway(t, &Handler{RefreshAhead: "50%"})
 			g.endpoint.expiresIn = "100"
 			g.mustGet()
-			expires := g.grant.current.Load().servedTo.monotonic
+			expires := g.source.grant.current.Load().servedTo.monotonic
 			g.endpoint.becomes(cannedStatus(400))
 			g.keepVirtually(95 * time.Second)
 			if tries := g.endpoint.tries(expires); len(tries) == 0 || tries[0].Sub(expires) > shortestLook {

@@ -89,7 +89,7 @@ func TestRefreshAheadIsTheConfigurationsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		late := newVirtualGateway(t, &Handler{RefreshAhead: "1m"})
 		early := newVirtualGateway(t, &Handler{RefreshAhead: "30m"})
-		if early.grant != late.grant {
+		if early.source.grant != late.source.grant {
 			t.Fatal("two tokens")
 		}
 		early.endpoint = late.endpoint
@@ -250,18 +250,18 @@ func TestExpiryEndsThePauseOfRenewals(t *testing.T) {
 		g.mustGet()
 		g.endpoint.becomes(dying)
 		pause := func() time.Duration {
-			if g.grant.failed == nil {
+			if g.source.grant.failed == nil {
 				return 0
 			}
-			return time.Until(g.grant.failed.nextTry)
+			return time.Until(g.source.grant.failed.nextTry)
 		}
 		for pause() < 10*time.Second {
 			g.load(50*time.Millisecond, time.Minute, g.wantServed)
 		}
 		g.endpoint.becomes(nil)
-		expired := *g.grant.current.Load()
+		expired := *g.source.grant.current.Load()
 		expired.servedTo = momentAt(time.Now())
-		g.grant.current.Store(&expired)
+		g.source.grant.current.Store(&expired)
 		if a := g.mustGet(); a.token != "token-2" || a.from != statusFetched {
 			t.Errorf("got %+v", a)
 		}
@@ -451,10 +451,10 @@ func TestClockThatIsSetCostsOneFetch(t *testing.T) {
 				g := newVirtualGateway(t, new(Handler))
 				g.mustGet()
 				// As if the clock had been set since then.
-				stepped := *g.grant.current.Load()
+				stepped := *g.source.grant.current.Load()
 				stepped.sent.wall = stepped.sent.wall.Add(-step)
 				stepped.servedTo.wall = stepped.servedTo.wall.Add(-step)
-				g.grant.current.Store(&stepped)
+				g.source.grant.current.Store(&stepped)
 				want := 2
 				if step < 0 {
 					want = 1
@@ -573,7 +573,7 @@ func TestBareRejectionPassesOnceTheEndpointIsWell(t *testing.T) {
 		}
 		g.endpoint.becomes(nil)
 		time.Sleep(7 * time.Second)
-		g.grant.bareFrom = time.Now().Add(time.Minute)
+		g.source.grant.bareFrom = time.Now().Add(time.Minute)
 		g.accepts(func(string) bool { return false }, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) })
 		if a := g.get(); a.status != 401 {
 			t.Errorf("got %+v", a)

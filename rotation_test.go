@@ -221,7 +221,7 @@ func TestFileThatWasGoneDoesNotStartThePausesAnew(t *testing.T) {
 // A secret without placeholders can't change, and need not be looked at.
 func TestFixedSecretIsNotLookedUpWhileWaiting(t *testing.T) {
 	g := handlerInMemory(t, new(Handler))
-	if g.hasPlaceholders || g.changedSince(t.Context(), &fetchError{class: classRefused}) {
+	if g.hasPlaceholders || g.source.changedSince(t.Context(), &fetchError{class: classRefused}) {
 		t.Error("it is taken for a secret that can change")
 	}
 }
