@@ -404,7 +404,7 @@ func TestPlaceholdersInASigningKeysOptionsAreResolved(t *testing.T) {
 		"auth_method client_secret_jwt\nclient_secret {env.OAUTH_CC_TEST_LONG_SECRET}\nsigning_key",
 	} {
 		h := provisionedConfig(t, configWithClient("client_id app", credential+" {\nkey_id {env.OAUTH_CC_TEST_KID}\naudience {env.OAUTH_CC_TEST_AUD}\n}"))
-		if r, err := h.resolve(); err != nil || r.assertion.keyID != "k-env" || r.assertion.audience != "urn:env" {
+		if r, err := h.resolve(nil); err != nil || r.assertion.keyID != "k-env" || r.assertion.audience != "urn:env" {
 			t.Errorf("got %q and %q, %v", r.assertion.keyID, r.assertion.audience, err)
 		}
 	}

@@ -71,6 +71,8 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //	    mask_rejection            [<status>]
 //	    allow_without_token
 //
+//	    max_tokens                <n>
+//
 //	    dpop                      <origin>
 //	}
 //
@@ -180,6 +182,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string, args []
 		return h.unmarshalMaskRejection(d, args)
 	case "allow_without_token":
 		return flag(d, option, args, &h.AllowWithoutToken)
+	case "max_tokens":
+		return h.unmarshalMaxTokens(d, args)
 	case "dpop":
 		return one(d, option, "<origin>", args, &h.DPoP)
 	default:
@@ -193,7 +197,7 @@ var options = []string{
 	"signing_key", "request_format", "scope", "audience", "resource", "param", "request_header", "refresh_ahead", "default_ttl", "prefetch",
 	"token_header",
 	"keep_client_authorization", "retry_status", "replay_buffer", "mask_rejection", "allow_without_token",
-	"dpop",
+	"max_tokens", "dpop",
 }
 
 func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
@@ -315,6 +319,16 @@ func (h *Handler) unmarshalMaskRejection(d *caddyfile.Dispenser, args []string) 
 	}
 	h.MaskRejection = status
 	return nil
+}
+
+func (h *Handler) unmarshalMaxTokens(d *caddyfile.Dispenser, args []string) error {
+	if len(args) == 1 {
+		if n, err := strconv.Atoi(args[0]); err == nil && n > 0 {
+			h.MaxTokens = n
+			return nil
+		}
+	}
+	return d.Errf("max_tokens takes a number greater than zero: max_tokens %d", defaultMaxTokens)
 }
 
 func one(d *caddyfile.Dispenser, option, argument string, args []string, target *string) error {

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -49,6 +50,9 @@ func (m *serverMetadata) endpointFor(r grantRequest) string {
 type discovery struct {
 	current atomic.Pointer[serverMetadata]
 	news    atomic.Pointer[fetchError] // why it could not be read again, until that is told
+
+	mu      sync.Mutex
+	reading *reading // in progress; nil without
 }
 
 // known returns the metadata of an issuer, or nil.
@@ -92,19 +96,68 @@ func (c *tokenClient) discover(ctx context.Context, r grantRequest, d *discovery
 	if known != nil {
 		limit /= 2 // the token is to be asked for as well
 	}
+	reading, isMine := d.begin(r.issuer)
+	if !isMine {
+		select {
+		case <-reading.done:
+			return reading.outcome()
+		case <-ctx.Done():
+			return nil, asFetchError(ctx, ctx.Err())
+		}
+	}
+	defer d.end(reading)
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	m, failure := c.readMetadata(ctx, r, known)
-	if failure == nil {
+	switch {
+	case failure == nil:
 		m.tried, m.due = now, now.Add(metadataLife)
 		d.current.Store(m)
-		return m, nil
+	case known != nil:
+		d.keep(known, now, failure)
+		m, failure = known, nil
 	}
-	if known == nil {
-		return nil, failure
+	reading.m, reading.failure = m, failure
+	return reading.outcome()
+}
+
+// reading is one look for an issuer's metadata.
+type reading struct {
+	issuer  string
+	done    chan struct{} // closed when the outcome is there
+	m       *serverMetadata
+	failure *fetchError
+}
+
+// outcome is what came of it. Each who is told has an error of its own to add to.
+func (r *reading) outcome() (*serverMetadata, *fetchError) {
+	if r.failure == nil {
+		return r.m, nil
 	}
-	d.keep(known, now, failure)
-	return known, nil
+	failure := *r.failure
+	return nil, &failure
+}
+
+// begin returns the reading in progress, or a new one that is the caller's to end: several
+// grants of one issuer can need its metadata at once.
+func (d *discovery) begin(issuer string) (r *reading, isMine bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.reading != nil && d.reading.issuer == issuer {
+		return d.reading, false
+	}
+	r = &reading{issuer: issuer, done: make(chan struct{})}
+	d.reading = r
+	return r, true
+}
+
+func (d *discovery) end(r *reading) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.reading == r {
+		d.reading = nil
+	}
+	close(r.done)
 }
 
 // readMetadata looks at both places where metadata can be, first where it was before.

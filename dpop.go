@@ -227,7 +227,6 @@ type prover struct {
 	nonce  *nonce
 
 	toldRewritten atomic.Bool
-	toldRefused   atomic.Uint64 // generation of the last token of which it was told
 }
 
 // prove adds a proof to a request with a token, for the method and the path that it has

@@ -90,7 +90,7 @@ func (x *exchange) attempt(c *attemptContext, next caddyhttp.Handler) (dropped b
 
 // send attaches the token and passes the request on.
 func (x *exchange) send(next caddyhttp.Handler) error {
-	if err := x.h.attach(x.r, x.token, x.nonce); err != nil {
+	if err := x.src.attach(x.r, x.token, x.nonce); err != nil {
 		return err
 	}
 	if x.h.prover == nil || x.token == nil {
@@ -133,7 +133,7 @@ func (x *exchange) verdict(status int, header http.Header) (int, bool) {
 	}
 	switch {
 	case x.token != nil && isOfProof(code):
-		x.h.reportRefusedProof(x.r, x.token, code)
+		x.reportRefusedProof(code)
 	case x.renewed:
 		x.learn(rejected)
 	case rejected && x.token != nil && x.renew(code):
@@ -259,11 +259,11 @@ func (h *Handler) reportRewritten() {
 }
 
 // reportRefusedProof tells, once for each token, that the upstream does not accept a proof.
-func (h *Handler) reportRefusedProof(r *http.Request, t *token, code string) {
-	last := h.prover.toldRefused.Load()
-	if t.generation <= last || !h.prover.toldRefused.CompareAndSwap(last, t.generation) {
+func (x *exchange) reportRefusedProof(code string) {
+	if !x.src.grant.notProven(x.token) {
 		return
 	}
+	h, r := x.h, x.r
 	hint := "check that dpop has the origin by which the upstream knows itself, that nothing changes the path after oauth_cc, and the clocks of both sides"
 	if code == "use_dpop_nonce" {
 		hint = "the upstream wants a nonce; it gave none, or did not take the one it gave, or the request's body can't be sent again"

@@ -3,8 +3,10 @@ package oauthcc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 )
 
@@ -12,26 +14,69 @@ import (
 // between two that find nothing readable.
 const changeLookup = time.Second
 
+// maxFetches is how many fetches of one handler can be in progress at a time, of grants
+// that differ from request to request.
+const maxFetches = 64
+
 // grantSource is the way to the tokens of one grant with one configuration.
 type grantSource struct {
-	h     *Handler
-	grant *cachedGrant
+	h      *Handler
+	grant  *cachedGrant
+	values []string // what the placeholders of the request stand for
+}
+
+// sourceFor finds the grant of a request. The source is to be released.
+func (h *Handler) sourceFor(repl *caddy.Replacer) (*grantSource, error) {
+	if h.table == nil {
+		return h.source, nil
+	}
+	values, err := h.requestValues(repl)
+	if err != nil {
+		return nil, err
+	}
+	entry := h.table.acquire(newGrantKey([]string{string(h.key[:])}, values))
+	return &grantSource{h: h, grant: &entry.cachedGrant, values: values}, nil
+}
+
+// release ends the use of the source by a request.
+func (s *grantSource) release() { s.grant.entry.release() }
+
+// server is what is known of the issuer.
+func (s *grantSource) server() *discovery {
+	if s.h.table != nil {
+		return &s.h.table.server
+	}
+	return &s.grant.server
 }
 
 // fetch implements source.
-func (s *grantSource) fetch(ctx context.Context) fetched {
+func (s *grantSource) fetch(ctx context.Context, task fetchTask) fetched {
 	request := s.h.template() // until it is known what the placeholders stand for
+	ctx, cancel := context.WithTimeout(ctx, s.limit())
+	defer cancel()
+	if s.h.table != nil {
+		select {
+		case s.h.fetching <- struct{}{}:
+			defer func() { <-s.h.fetching }()
+		case <-ctx.Done():
+			return fetched{endpoint: request.endpointName(), clientID: request.clientID, failure: &fetchError{
+				class: classTimeout, unsent: true,
+				detail: fmt.Sprintf("%d other token requests of this handler were in progress all the time", maxFetches),
+			}}
+		}
+	}
+	task.begin()
 	granted, failure := s.h.client.fetch(ctx, func(ctx context.Context) (grantRequest, error) {
 		resolved, err := s.resolveWithin(ctx)
 		if err == nil {
 			request = resolved
 		}
 		return resolved, err
-	}, &s.grant.server)
-	if m := s.grant.server.known(request.issuer); m != nil {
+	}, s.server())
+	if m := s.server().known(request.issuer); m != nil {
 		request.endpoint = m.endpointFor(request)
 	}
-	if stale := s.grant.server.news.Swap(nil); stale != nil {
+	if stale := s.server().news.Swap(nil); stale != nil {
 		s.h.logger.Warn("the issuer's metadata could not be read again; what is known of it is used on",
 			append([]zap.Field{zap.String("issuer", request.issuer)}, failureFields(stale)...)...)
 	}
@@ -75,7 +120,10 @@ func (s *grantSource) resolveWithin(ctx context.Context) (grantRequest, error) {
 	select {
 	case h.resolving <- struct{}{}:
 		go func() {
-			request, err := h.resolve()
+			request, err := h.resolve(h.standIn(s.values))
+			if err == nil {
+				err = request.check()
+			}
 			<-h.resolving // before it is told, so that who is told can look again at once
 			done <- resolved{request, err}
 		}()

@@ -5,21 +5,22 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
 )
 
-// resolve replaces the placeholders and checks the outcome, at Provision and again
-// at every token request, since files and environment change.
-func (h *Handler) resolve() (grantRequest, error) {
-	p := placeholders{repl: caddy.NewReplacer()}
+// resolve replaces the placeholders, at Provision and again at every token request, since
+// files and environment change. The outcome is not checked.
+func (h *Handler) resolve(request standIn) (grantRequest, error) {
+	p := placeholders{repl: caddy.NewReplacer(), request: request}
 	r := h.template()
 	r.issuer = p.value("issuer", r.issuer)
-	r.endpoint = p.value("token_endpoint", r.endpoint)
-	r.clientID = p.value("client_id", r.clientID)
-	r.clientSecret = p.value("client_secret", r.clientSecret)
+	r.endpoint = p.perRequest("token_endpoint", r.endpoint)
+	r.clientID = p.perRequest("client_id", r.clientID)
+	r.clientSecret = p.perRequest("client_secret", r.clientSecret)
 	r.scopes = p.values("scope", r.scopes)
 	r.audience = p.values("audience", r.audience)
 	r.resource = p.values("resource", r.resource)
@@ -43,7 +44,7 @@ func (h *Handler) resolve() (grantRequest, error) {
 	} else if usesAssertion(r.authMethod) {
 		r.assertion = newClientAssertion(assertions, nil)
 	}
-	return r, r.check()
+	return r, nil
 }
 
 // template is the token request with its placeholders as they are written, and without
@@ -84,5 +85,9 @@ func (h *Handler) grantKey(r grantRequest) (grantKey, error) {
 			return grantKey{}, fmt.Errorf("transport: %w", err)
 		}
 	}
-	return newGrantKey(slices.Concat(r.fields(), h.template().fields(), [][]string{{string(transport), string(certificate)}})...), nil
+	groups := slices.Concat(r.fields(), h.template().fields(), [][]string{{string(transport), string(certificate)}})
+	if h.perRequest != nil {
+		groups = append(groups, []string{strconv.Itoa(h.MaxTokens)})
+	}
+	return newGrantKey(groups...), nil
 }

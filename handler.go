@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 )
 
 // Placeholders that the handler sets on a request.
@@ -46,8 +47,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.removeClientToken(r)
 		return next.ServeHTTP(w, r)
 	}
-	src := h.source
-	t, err := src.token(r.Context(), repl)
+	var t *token
+	src, err := h.sourceFor(repl)
+	if err == nil {
+		defer src.release()
+		t, err = src.token(r.Context(), repl)
+	}
 	if err != nil {
 		if err = h.withoutToken(w, repl, err); err != nil {
 			return err
@@ -59,7 +64,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		if r.Trailer != nil && r.Body != nil {
 			newTape(r, 0, h.budget, h.ownHeaders...)
 		}
-		if err := h.attach(r, t, ""); err != nil {
+		if err := src.attach(r, t, ""); err != nil {
 			return err
 		}
 		return h.detach(r, next.ServeHTTP(w, r))
@@ -75,7 +80,7 @@ func (s *grantSource) token(ctx context.Context, repl *caddy.Replacer) (*token, 
 	now := time.Now()
 	t := s.grant.current.Load()
 	switch {
-	case t != nil && !s.h.hold(t).staleFrom.passed(now):
+	case t != nil && !s.hold(t).staleFrom.passed(now):
 		repl.Set(statusPlaceholder, statusFresh)
 	case t.usable(now):
 		repl.Set(statusPlaceholder, statusStale)
@@ -91,6 +96,10 @@ func (s *grantSource) token(ctx context.Context, repl *caddy.Replacer) (*token, 
 // returns nil if it may be proxied all the same.
 func (h *Handler) withoutToken(w http.ResponseWriter, repl *caddy.Replacer, err error) error {
 	repl.Set(statusPlaceholder, statusNone)
+	if missing, ok := errors.AsType[*missingValueError](err); ok {
+		h.logger.Error("no token for a request", zap.Error(missing))
+		err = &unavailableError{cause: &fetchError{class: classRefused, unsent: true}}
+	}
 	failure, ok := errors.AsType[*unavailableError](err)
 	if !ok {
 		// The client did not wait for the token, or was not allowed to.
@@ -145,11 +154,11 @@ func (h *Handler) removeClientToken(r *http.Request) {
 
 // attach sets the token's header, and that of the proof, with this nonce or the last one if
 // it is empty. The slices are the request's own: header operations change values in place.
-func (h *Handler) attach(r *http.Request, t *token, nonce string) error {
+func (s *grantSource) attach(r *http.Request, t *token, nonce string) error {
 	if t == nil {
 		return nil
 	}
-	held := h.hold(t)
+	h, held := s.h, s.hold(t)
 	r.Header[h.headerName] = []string{held.header}
 	if h.prover == nil {
 		return nil
@@ -171,8 +180,7 @@ func (h *Handler) detach(r *http.Request, err error) error {
 	return err
 }
 
-// heldToken is what a handler makes of a token, kept for as long as that is used so that
-// not every request does it anew.
+// heldToken is what a handler makes of a token.
 type heldToken struct {
 	token     *token
 	header    string // the value of the token's header
@@ -180,14 +188,28 @@ type heldToken struct {
 	staleFrom moment // from then on it is renewed in the background
 }
 
-func (h *Handler) hold(t *token) *heldToken {
+// hold makes it. A handler with one grant keeps it for as long as the token is used, so that
+// not every request does it anew.
+func (s *grantSource) hold(t *token) *heldToken {
+	h := s.h
+	if h.table != nil {
+		return h.makeHeld(t)
+	}
 	held := h.held.Load()
 	if held == nil || held.token != t {
-		held = &heldToken{token: t, header: h.scheme + t.value, staleFrom: h.refreshAhead.staleFrom(t)}
-		if h.prover != nil {
-			held.hash = hashToken(t.value)
-		}
+		held = h.makeHeld(t)
 		h.held.Store(held)
+	}
+	return held
+}
+
+func (h *Handler) makeHeld(t *token) *heldToken {
+	held := &heldToken{token: t, header: t.bearer, staleFrom: h.refreshAhead.staleFrom(t)}
+	if h.scheme != bearerScheme {
+		held.header = h.scheme + t.value
+	}
+	if h.prover != nil {
+		held.hash = hashToken(t.value)
 	}
 	return held
 }

@@ -32,6 +32,7 @@ const (
 	defaultTTL          = 5 * time.Minute
 	defaultReplayBuffer = 1 << 20
 	defaultReplayTotal  = 64 << 20
+	defaultMaxTokens    = 10000
 )
 
 // Handler is a middleware that attaches an OAuth 2.0 access token to every
@@ -42,6 +43,10 @@ const (
 // client_id, client_secret, scopes, audience, resource, params and
 // request_headers. They are resolved at every token request, so a rotated secret
 // needs no reload. A literal brace is written \{.
+//
+// Placeholders of the request, {http.*} and those that a map handler sets, can be used in the
+// same options but issuer. Each combination of their values is a grant of its own then,
+// with a token of its own. A placeholder that is empty fails the request.
 //
 // Placeholders it sets on each request, for logs and error routes:
 //
@@ -163,6 +168,11 @@ type Handler struct {
 	// with an error. Default: false.
 	AllowWithoutToken bool `json:"allow_without_token,omitempty"`
 
+	// How many tokens are kept when placeholders of the request make the grant differ from
+	// request to request. When there are more, those that were not used for longest go.
+	// Without such placeholders it is refused. Default: 10000.
+	MaxTokens int `json:"max_tokens,omitempty"`
+
 	// Bind the token to a key of this process and prove its possession with each request
 	// (DPoP, RFC 9449): the origin by which the upstream knows itself, such as
 	// `https://api.example.com`. A proof is for the method and the path that the request
@@ -188,9 +198,13 @@ type Handler struct {
 	prover        *prover     // nil without dpop
 	holdsProofKey bool
 
-	client   *tokenClient
+	client     *tokenClient
+	perRequest []requestPlaceholder
+	fetching   chan struct{} // holds an element for each fetch of a grant that differs from request to request
+
 	key      grantKey
-	source   *grantSource
+	source   *grantSource // nil if the grant differs from request to request
+	table    *grantTable  // nil if it does not
 	acquired bool
 	held     atomic.Pointer[heldToken]
 	keeper   *keeper // nil without prefetch
@@ -235,8 +249,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionProofs(ctx); err != nil {
 		return err
 	}
-	request, err := h.resolve()
+	request, err := h.notePlaceholders(ctx)
 	if err != nil {
+		return err
+	}
+	if err := h.provisionMaxTokens(); err != nil {
 		return err
 	}
 	if h.key, err = h.grantKey(request); err != nil {
@@ -250,12 +267,40 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionTransport(ctx); err != nil {
 		return err
 	}
-	grant, err := acquireGrant(h.key)
-	if err != nil {
+	if err := h.joinCache(); err != nil {
 		return err
 	}
-	h.source, h.acquired = &grantSource{h, grant}, true
 	return h.provisionPrefetch(ctx)
+}
+
+// joinCache acquires the token of the configuration from the cache, or the table of tokens.
+func (h *Handler) joinCache() (err error) {
+	if h.perRequest == nil {
+		var grant *cachedGrant
+		if grant, err = acquireGrant(h.key, newCachedGrant); err == nil {
+			h.source, h.acquired = &grantSource{h: h, grant: grant}, true
+		}
+		return err
+	}
+	if h.table, err = acquireGrant(h.key, func() *grantTable { return newGrantTable(h.MaxTokens) }); err == nil {
+		h.fetching, h.acquired = make(chan struct{}, maxFetches), true
+	}
+	return err
+}
+
+// provisionMaxTokens checks the options that have to do with the number of grants.
+func (h *Handler) provisionMaxTokens() error {
+	switch {
+	case h.MaxTokens < 0:
+		return fmt.Errorf("max_tokens: must be greater than zero, such as %d", defaultMaxTokens)
+	case h.MaxTokens > 0 && h.perRequest == nil:
+		return errors.New("max_tokens: there is one token, since no option has a placeholder of the request; remove max_tokens")
+	case h.Prefetch && h.perRequest != nil:
+		return fmt.Errorf("prefetch: without a request nobody knows what {%s} stands for; remove prefetch", h.perRequest[0].name)
+	case h.MaxTokens == 0:
+		h.MaxTokens = defaultMaxTokens
+	}
+	return nil
 }
 
 // Cleanup stops the prefetching, leaves the token cache, which keeps the token as long
@@ -263,7 +308,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 func (h *Handler) Cleanup() error {
 	h.keeper.end()
 	if h.acquired {
-		h.acquired = false // requests that outlive the configuration still use h.source
+		h.acquired = false // requests that outlive the configuration still use the grant
 		if err := releaseGrant(h.key); err != nil {
 			return err
 		}

@@ -379,7 +379,7 @@ func TestPlaceholdersAreResolvedOnceAndBracesCanBeEscaped(t *testing.T) {
 		`a\b`:                                               `a\b`,
 	} {
 		h := provisionedConfig(t, configWithClient("client_id app", "client_secret "+written))
-		request, err := h.resolve()
+		request, err := h.resolve(nil)
 		if err != nil {
 			t.Errorf("%s: %v", written, err)
 		}
@@ -395,8 +395,8 @@ func TestEveryOptionTogetherIsProvisioned(t *testing.T) {
 	site := readGoldens(t, filepath.Join(adaptDir, "everything"+goldenExtension))[0].input
 	site = strings.ReplaceAll(site, "/run/secrets/client", secret)
 	for _, excluded := range [][]string{ // of options that exclude each other
-		{" https://auth.example.com/token", "token_header X-Api-Token Bearer"},
-		{"issuer https://auth.example.com", "dpop https://api.example.com"},
+		{" https://auth.example.com/token", "token_header X-Api-Token Bearer", "max_tokens 500"},
+		{"issuer https://auth.example.com", "dpop https://api.example.com", "max_tokens 500"},
 	} {
 		allowed := site
 		for _, text := range excluded {
@@ -433,7 +433,7 @@ func TestFailedProvisionReleasesNothing(t *testing.T) {
 	if err == nil || h.key == (grantKey{}) {
 		t.Fatalf("want a failure after the key was known, got %v", err)
 	}
-	if _, err := acquireGrant(h.key); err != nil { // as another configuration would
+	if _, err := acquireGrant(h.key, newCachedGrant); err != nil { // as another configuration would
 		t.Fatal(err)
 	}
 	for range 2 {

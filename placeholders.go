@@ -11,14 +11,39 @@ import (
 
 // placeholders resolves option values and keeps the first error.
 type placeholders struct {
-	repl *caddy.Replacer
-	err  error
+	repl    *caddy.Replacer
+	request standIn
+	err     error
 }
 
+// standIn tells what a placeholder of the request stands for.
+type standIn func(use placeholderUse) (string, error)
+
+// placeholderUse is a placeholder where it is used.
+type placeholderUse struct {
+	option, name string
+	whole        bool // it is all that the option's value is
+}
+
+// value is for an option that is the same for every request.
 func (p *placeholders) value(option, input string) string {
+	return p.replace(option, input, func(use placeholderUse) (string, error) {
+		if isRequestPlaceholder(use.name) {
+			return "", fmt.Errorf("placeholder {%s} differs from request to request, which this option can't; use {env.*} or {file./path/to/file}", use.name)
+		}
+		return "", unknownPlaceholder(use)
+	})
+}
+
+// perRequest is for an option that can differ from request to request.
+func (p *placeholders) perRequest(option, input string) string {
+	return p.replace(option, input, p.request)
+}
+
+func (p *placeholders) replace(option, input string, request standIn) string {
 	output, err := p.repl.ReplaceFunc(input, func(name string, value any) (any, error) {
 		if !isStaticPlaceholder(name) {
-			return nil, fmt.Errorf("unknown placeholder%s; use {env.*} or {file./path/to/file}, and write \\{ for a literal brace", showPlaceholder(option, name))
+			return request(placeholderUse{option, name, input == "{"+name+"}"})
 		}
 		if caddy.ToString(value) == "" {
 			return nil, fmt.Errorf("placeholder {%s} is empty; set the variable, or make the file readable and not empty", name)
@@ -37,7 +62,7 @@ func (p *placeholders) value(option, input string) string {
 func (p *placeholders) values(option string, inputs []string) []string {
 	outputs := make([]string, len(inputs))
 	for i, input := range inputs {
-		outputs[i] = p.value(option, input)
+		outputs[i] = p.perRequest(option, input)
 	}
 	return outputs
 }
@@ -54,6 +79,12 @@ func (p *placeholders) named(option string, inputs map[string][]string) map[stri
 // replacer takes literally.
 var unclosedBrace = regexp.MustCompile(`(^|[^\\])\{[^}]*$`)
 
+// unknownPlaceholder refuses what no placeholder can be meant with.
+func unknownPlaceholder(use placeholderUse) error {
+	return fmt.Errorf("unknown placeholder%s; use {env.*}, {file./path/to/file}, a placeholder of the request such as "+
+		"{http.request.header.X-Tenant} or one that a map sets, and write \\{ for a literal brace", showPlaceholder(use.option, use.name))
+}
+
 // showPlaceholder is an unknown placeholder as messages may tell it: what is in braces
 // can be a part of a secret, unless it looks like a placeholder of Caddy's.
 func showPlaceholder(option, name string) string {
@@ -68,4 +99,10 @@ func showPlaceholder(option, name string) string {
 // request. Those of time would make each token request another grant.
 func isStaticPlaceholder(name string) bool {
 	return strings.HasPrefix(name, "env.") || strings.HasPrefix(name, "file.") || strings.HasPrefix(name, "system.")
+}
+
+// isRequestPlaceholder reports whether the placeholder is one of Caddy's for requests.
+// What others set is only known from where they are configured.
+func isRequestPlaceholder(name string) bool {
+	return strings.HasPrefix(name, "http.")
 }

@@ -38,19 +38,36 @@ func checkPlacement(ctx caddy.Context) error {
 // siblingRoutes are the lists of routes of which one has the handler that ctx is for.
 func siblingRoutes(ctx caddy.Context) []caddyhttp.RouteList {
 	for _, module := range slices.Backward(ctx.Modules()) {
-		switch module := module.(type) {
-		case *caddyhttp.Subroute:
-			return withErrors(module.Routes, module.Errors)
-		case *caddyhttp.App:
-			var lists []caddyhttp.RouteList
-			for _, server := range module.Servers {
-				lists = append(lists, withErrors(server.Routes, server.Errors)...)
-				for named := range maps.Values(server.NamedRoutes) {
-					lists = append(lists, caddyhttp.RouteList{*named})
-				}
-			}
+		if lists := routesOf(module); lists != nil {
 			return lists
 		}
+	}
+	return nil
+}
+
+// routesAround are the lists of routes around the handler that ctx is for, at all depths.
+func routesAround(ctx caddy.Context) []caddyhttp.RouteList {
+	var lists []caddyhttp.RouteList
+	for _, module := range ctx.Modules() {
+		lists = append(lists, routesOf(module)...)
+	}
+	return lists
+}
+
+// routesOf are the lists of routes of a module that has some.
+func routesOf(module caddy.Module) []caddyhttp.RouteList {
+	switch module := module.(type) {
+	case *caddyhttp.Subroute:
+		return withErrors(module.Routes, module.Errors)
+	case *caddyhttp.App:
+		var lists []caddyhttp.RouteList
+		for _, server := range module.Servers {
+			lists = append(lists, withErrors(server.Routes, server.Errors)...)
+			for named := range maps.Values(server.NamedRoutes) {
+				lists = append(lists, caddyhttp.RouteList{*named})
+			}
+		}
+		return lists
 	}
 	return nil
 }

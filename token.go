@@ -35,6 +35,7 @@ func (m moment) passed(now time.Time) bool {
 // token is an access token in the cache. It is immutable.
 type token struct {
 	value      string
+	bearer     string // the value after the scheme Bearer, of which value is a part
 	generation uint64 // higher than that of every token before it
 	sent       moment // when it was asked for, from which its lifetime counts
 	lifetime   time.Duration
@@ -43,9 +44,13 @@ type token struct {
 	servedTo   moment        // from then on it counts as expired
 }
 
+// bearerScheme is what comes before most tokens.
+const bearerScheme = typeBearer + " "
+
 func newToken(granted grantedToken) *token {
+	bearer := bearerScheme + granted.value
 	t := &token{
-		value: granted.value, sent: momentAt(granted.sent), lifetime: granted.lifetime, refreshIn: granted.refreshIn,
+		value: bearer[len(bearerScheme):], bearer: bearer, sent: momentAt(granted.sent), lifetime: granted.lifetime, refreshIn: granted.refreshIn,
 		spread: 2*rand.Float64() - 1, //nolint:gosec // jitter
 	}
 	t.servedTo = t.sent.add(t.servedFor())

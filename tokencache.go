@@ -55,18 +55,21 @@ func newGrantKey(groups ...[]string) grantKey {
 	return grantKey(hash.Sum(nil))
 }
 
-// grants holds the tokens of all configurations in this process, by grantKey.
+// grants holds the tokens of all configurations in this process, by grantKey: a
+// *cachedGrant, or a *grantTable where the grant differs from request to request.
 // Configurations come and go, tokens stay as long as one uses them.
 var grants = caddy.NewUsagePool()
 
-func acquireGrant(key grantKey) (*cachedGrant, error) {
+// acquireGrant returns what the pool has under that key, or puts a new one there.
+func acquireGrant[T caddy.Destructor](key grantKey, create func() T) (T, error) {
 	value, _, err := grants.LoadOrNew(key, func() (caddy.Destructor, error) {
-		return new(cachedGrant), nil
+		return create(), nil
 	})
 	if err != nil {
-		return nil, err
+		var none T
+		return none, err
 	}
-	return value.(*cachedGrant), nil
+	return value.(T), nil
 }
 
 func releaseGrant(key grantKey) error {
@@ -87,7 +90,7 @@ const (
 // source gets tokens with one configuration, and is kept no longer than a fetch takes.
 type source interface {
 	// fetch asks the endpoint for a token. It takes no longer than limit.
-	fetch(ctx context.Context) fetched
+	fetch(ctx context.Context, task fetchTask) fetched
 	limit() time.Duration
 
 	// changedSince reports whether a fetch would ask for something else by now than
@@ -96,6 +99,11 @@ type source interface {
 
 	// report is told what became of a fetch, before those who wait for it.
 	report(outcome)
+}
+
+// fetchTask is what a source is told of a fetch.
+type fetchTask struct {
+	begin func() // is to be called when it is the fetch's turn
 }
 
 // fetched is what a fetch came to.
@@ -137,6 +145,7 @@ type cachedGrant struct {
 	current   atomic.Pointer[token]
 	aheadFrom atomic.Pointer[time.Time] // not before then is a token renewed ahead of its expiry; nil for any time
 	server    discovery                 // of an issuer's endpoint
+	entry     *tableEntry               // that the grant is; nil if it is in no table
 
 	mu         sync.Mutex
 	flight     *flight
@@ -151,9 +160,12 @@ type cachedGrant struct {
 	atEnd      bool          // tokens have expired when they are granted, likewise
 
 	// Generations of the last tokens of which it was recorded that they did not cure a
-	// rejection, nor a bare one, or were rejected and the request could not be replayed.
-	uncured, uncuredBare, unreplayed uint64
+	// rejection, nor a bare one, or were rejected and the request could not be replayed, or
+	// that a proof for them was refused.
+	uncured, uncuredBare, unreplayed, unproven uint64
 }
+
+func newCachedGrant() *cachedGrant { return new(cachedGrant) }
 
 // flight is the one fetch in progress, shared by all who wait for it.
 type flight struct {
@@ -165,6 +177,7 @@ type flight struct {
 	outage  *unavailableError // for those who don't wait to its end, if the fetch before failed
 	cancel  context.CancelFunc
 	waiting int           // guarded by the grant's lock
+	queued  bool          // it is not its turn yet; likewise
 	done    chan struct{} // closed when token or err is set
 	token   *token
 	err     error
@@ -183,7 +196,7 @@ func (g *cachedGrant) Destruct() error {
 // endUnused ends a fetch whose outcome is of no use to anyone, and keeps others from
 // waiting for it. The caller holds mu.
 func (g *cachedGrant) endUnused(f *flight) {
-	if g.released && f != nil && f.waiting == 0 {
+	if f != nil && f.waiting == 0 && (g.released || f.queued) {
 		f.cancel()
 		if g.flight == f {
 			g.flight = nil
@@ -409,9 +422,10 @@ func (g *cachedGrant) start(src source, kind flight) {
 	// The context has nothing of the request that starts the fetch, which others
 	// wait for as well; fetch itself bounds its time.
 	ctx, cancel := context.WithCancel(context.Background())
-	kind.cancel, kind.done = cancel, make(chan struct{})
+	kind.cancel, kind.done, kind.queued = cancel, make(chan struct{}), g.entry != nil
 	g.flight = &kind
 	g.aheadFrom.Store(&never)
+	g.entry.keep()
 	go g.fly(ctx, g.flight, src)
 }
 
@@ -420,9 +434,14 @@ var never = time.Unix(1<<40, 0)
 
 // fly runs one fetch to its end.
 func (g *cachedGrant) fly(ctx context.Context, f *flight, src source) {
+	defer g.entry.release()
 	defer close(f.done)
 	defer f.cancel()
-	result := src.fetch(ctx)
+	result := src.fetch(ctx, fetchTask{begin: func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		f.queued = false
+	}})
 	o := g.land(f, result)
 	if result.failure == nil || ctx.Err() == nil { // else nobody waits for it any more
 		src.report(o)
@@ -534,6 +553,14 @@ func (g *cachedGrant) notCured(renewed *token, bare bool) bool {
 		g.delayBare()
 	}
 	return isNews(&g.uncured, renewed)
+}
+
+// notProven records that the upstream refused a proof for the token. It reports whether that
+// is news of this token.
+func (g *cachedGrant) notProven(t *token) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return isNews(&g.unproven, t)
 }
 
 // delayBare makes the next renewal for a bare rejection wait, each time longer. The

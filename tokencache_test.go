@@ -23,7 +23,7 @@ type fetchStub struct {
 	answer   func(ctx context.Context, n int64) (grantedToken, *fetchError)
 }
 
-func (s *fetchStub) fetch(ctx context.Context) fetched {
+func (s *fetchStub) fetch(ctx context.Context, _ fetchTask) fetched {
 	n, sent := s.calls.Add(1), time.Now()
 	select {
 	case <-time.After(s.takes):
@@ -59,7 +59,7 @@ func (s *fetchStub) fails(failure *fetchError) {
 // sourceFunc is a source that is nothing but its fetch.
 type sourceFunc func(ctx context.Context) fetched
 
-func (f sourceFunc) fetch(ctx context.Context) fetched              { return f(ctx) }
+func (f sourceFunc) fetch(ctx context.Context, _ fetchTask) fetched { return f(ctx) }
 func (f sourceFunc) limit() time.Duration                           { return 0 }
 func (f sourceFunc) changedSince(context.Context, *fetchError) bool { return false }
 func (f sourceFunc) report(outcome)                                 {}
@@ -303,7 +303,7 @@ func TestReleasedGrantEndsAFetchThatNobodyWaitsFor(t *testing.T) {
 				ended := make(chan time.Duration, 1)
 				fetch := sourceFunc(func(ctx context.Context) fetched {
 					defer func() { ended <- time.Since(start) }()
-					return s.fetch(ctx)
+					return s.fetch(ctx, fetchTask{})
 				})
 				for _, wait := range test.waits {
 					ctx, cancel := context.WithTimeout(t.Context(), wait*time.Second)
@@ -726,11 +726,11 @@ func TestFingerprintDoesNotShowTheToken(t *testing.T) {
 
 func TestPoolHoldsAGrantAsLongAsItIsUsed(t *testing.T) {
 	key := newGrantKey([]string{t.Name()})
-	first, err := acquireGrant(key)
+	first, err := acquireGrant(key, newCachedGrant)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := acquireGrant(key)
+	second, err := acquireGrant(key, newCachedGrant)
 	if err != nil || second != first {
 		t.Fatalf("got another grant, %v", err)
 	}
@@ -742,7 +742,7 @@ func TestPoolHoldsAGrantAsLongAsItIsUsed(t *testing.T) {
 			t.Errorf("alive: %v, want %v", !alive, alive)
 		}
 	}
-	third, err := acquireGrant(key)
+	third, err := acquireGrant(key, newCachedGrant)
 	if err != nil || third == first {
 		t.Fatalf("a grant that has ended is used again, %v", err)
 	}
@@ -762,7 +762,7 @@ func TestGrantUnderMixedLoad(t *testing.T) {
 				t.Error("two fetches at a time")
 			}
 			defer flying.Add(-1)
-			result := s.fetch(ctx)
+			result := s.fetch(ctx, fetchTask{})
 			switch s.calls.Load() % 5 {
 			case 3:
 				return fetched{failure: &fetchError{class: classServerError}}
