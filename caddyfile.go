@@ -1,6 +1,8 @@
 package oauthcc
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -8,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -72,6 +75,7 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //	    allow_without_token
 //
 //	    max_tokens                <n>
+//	    storage                   [<module> ...]
 //
 //	    dpop                      <origin>
 //	}
@@ -126,6 +130,8 @@ func (h *Handler) blockOption(option string) func(*caddyfile.Dispenser) error {
 		return h.unmarshalTransport
 	case "signing_key":
 		return h.unmarshalSigningKey
+	case "storage":
+		return h.unmarshalStorage
 	}
 	return nil
 }
@@ -197,7 +203,7 @@ var options = []string{
 	"signing_key", "request_format", "scope", "audience", "resource", "param", "request_header", "refresh_ahead", "default_ttl", "prefetch",
 	"token_header",
 	"keep_client_authorization", "retry_status", "replay_buffer", "mask_rejection", "allow_without_token",
-	"max_tokens", "dpop",
+	"max_tokens", "storage", "dpop",
 }
 
 func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
@@ -206,6 +212,27 @@ func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
 	}
 	h.Transport = new(reverseproxy.HTTPTransport)
 	return h.Transport.UnmarshalCaddyfile(d.NewFromNextSegment())
+}
+
+func (h *Handler) unmarshalStorage(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		h.StorageRaw = json.RawMessage("{}")
+		if !d.NextLine() {
+			return d.Errf("storage takes the name of a module before a block: storage <module> { ... }")
+		}
+		d.Prev()
+		return nil
+	}
+	name := d.Val()
+	if _, err := caddy.GetModule("caddy.storage." + name); err != nil {
+		return d.Errf("storage: this Caddy has no storage module %s; build it in with xcaddy, or use storage without a name for the storage that Caddy has", name)
+	}
+	module, err := caddyfile.UnmarshalModule(d, "caddy.storage."+name)
+	if err != nil {
+		return fmt.Errorf("storage takes what Caddy's global option of that name takes: %w", err)
+	}
+	h.StorageRaw = caddyconfig.JSONModuleObject(module, "module", name, nil)
+	return nil
 }
 
 func (h *Handler) unmarshalSigningKey(d *caddyfile.Dispenser) error {

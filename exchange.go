@@ -26,13 +26,14 @@ type exchange struct {
 	tape  *tape  // nil without a body
 	token *token // nil if there is none
 
-	client  context.Context // the client's, which outlives each attempt but the last
-	first   attemptContext
-	body    io.ReadCloser // of the next attempt
-	renewed bool          // the token is another one than at first
-	nonce   string        // that the upstream wants with this token; empty until it has told
-	bare    bool          // the rejection did not say that the token was at fault
-	failure error         // why there is no other token
+	client       context.Context // the client's, which outlives each attempt but the last
+	first        attemptContext
+	body         io.ReadCloser // of the next attempt
+	renewed      bool          // the token is another one than at first
+	renewedAgain bool          // and so is that, after another gateway's
+	nonce        string        // that the upstream wants with this token; empty until it has told
+	bare         bool          // the rejection did not say that the token was at fault
+	failure      error         // why there is no other token
 
 	method, path string // that the proof is for
 }
@@ -66,7 +67,13 @@ func (x *exchange) serve(next caddyhttp.Handler) error {
 
 // isLast reports whether the response to the next attempt is final.
 func (x *exchange) isLast() bool {
-	return x.token == nil || x.renewed && (x.h.prover == nil || x.nonce != "")
+	return x.token == nil || x.renewed && !x.canRenewAgain() && (x.h.prover == nil || x.nonce != "")
+}
+
+// canRenewAgain reports whether the token comes from another gateway, and can be as old as
+// the one that was rejected.
+func (x *exchange) canRenewAgain() bool {
+	return x.token.adopted && !x.renewedAgain
 }
 
 // attempt sends the request in a context of its own, in the request that the placeholders
@@ -134,10 +141,10 @@ func (x *exchange) verdict(status int, header http.Header) (int, bool) {
 	switch {
 	case x.token != nil && isOfProof(code):
 		x.reportRefusedProof(code)
+	case rejected && x.token != nil && (!x.renewed || x.canRenewAgain()) && x.renew(code):
+		return status, true
 	case x.renewed:
 		x.learn(rejected)
-	case rejected && x.token != nil && x.renew(code):
-		return status, true
 	}
 	if x.tape != nil {
 		x.tape.stop()
@@ -204,10 +211,10 @@ func (x *exchange) renew(code string) bool {
 		}
 		return true
 	}
-	rejected := x.token
-	x.token, x.renewed, x.nonce = t, true, ""
+	rejected, renewed := x.token, x.renewed
+	x.token, x.renewed, x.renewedAgain, x.nonce = t, true, renewed, ""
 	if !x.rewind() {
-		x.token, x.renewed = rejected, false
+		x.token, x.renewed, x.renewedAgain = rejected, renewed, false
 		return false
 	}
 	x.repl.Set(statusPlaceholder, statusReplayed)

@@ -66,15 +66,26 @@ func (s *grantSource) fetch(ctx context.Context, task fetchTask) fetched {
 		}
 	}
 	task.begin()
-	granted, failure := s.h.client.fetch(ctx, func(ctx context.Context) (grantRequest, error) {
+	resolve := func(ctx context.Context) (grantRequest, error) {
 		resolved, err := s.resolveWithin(ctx)
 		if err == nil {
 			request = resolved
 		}
 		return resolved, err
-	}, s.server())
+	}
+	if s.h.sharing != nil {
+		if _, err := resolve(ctx); err == nil {
+			return s.h.sharing.fetch(ctx, task, &request, func(ctx context.Context) fetched { return s.ask(ctx, resolve, &request) })
+		}
+	}
+	return s.ask(ctx, resolve, &request)
+}
+
+// ask asks the endpoint for a token. The request is the one that was resolved last.
+func (s *grantSource) ask(ctx context.Context, resolve func(context.Context) (grantRequest, error), request *grantRequest) fetched {
+	granted, failure := s.h.client.fetch(ctx, resolve, s.server())
 	if m := s.server().known(request.issuer); m != nil {
-		request.endpoint = m.endpointFor(request)
+		request.endpoint = m.endpointFor(*request)
 	}
 	if stale := s.server().news.Swap(nil); stale != nil {
 		s.h.logger.Warn("the issuer's metadata could not be read again; what is known of it is used on",
@@ -151,7 +162,11 @@ func (s *grantSource) report(o outcome) {
 		logFailure(logger, o)
 		return
 	}
-	logger.Info("token obtained",
+	message := "token obtained"
+	if o.granted.adopted {
+		message = "token found in the storage"
+	}
+	logger.Info(message,
 		zap.String("token", fingerprint(o.granted.value)),
 		zap.Duration("lifetime", o.granted.lifetime))
 	if o.narrowed {

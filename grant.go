@@ -55,7 +55,7 @@ func (h *Handler) template() grantRequest {
 		clientID: h.ClientID, clientSecret: h.ClientSecret, authMethod: h.AuthMethod,
 		format: h.RequestFormat, scopes: h.Scopes, audience: h.Audience, resource: h.Resource,
 		params: h.Params, headers: h.RequestHeaders,
-		certificate: hasClientCertificate(h.Transport),
+		certificate: hasClientCertificate(h.Transport), certificateKey: h.certificateKey,
 	}
 	if usesAssertion(h.AuthMethod) {
 		r.assertion = newClientAssertion(*h.assertions, nil)
@@ -85,6 +85,13 @@ func (h *Handler) grantKey(r grantRequest) (grantKey, error) {
 			return grantKey{}, fmt.Errorf("transport: %w", err)
 		}
 	}
+	tls := []byte("null")
+	if h.Transport != nil {
+		if tls, err = json.Marshal(h.Transport.TLS); err != nil {
+			return grantKey{}, fmt.Errorf("transport: %w", err)
+		}
+	}
+	h.trust = []string{string(tls), string(certificate)}
 	groups := slices.Concat(r.fields(), h.template().fields(), [][]string{{string(transport), string(certificate)}})
 	if h.perRequest != nil {
 		groups = append(groups, []string{strconv.Itoa(h.MaxTokens)})

@@ -7,6 +7,7 @@ package oauthcc
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -173,6 +174,11 @@ type Handler struct {
 	// Without such placeholders it is refused. Default: 10000.
 	MaxTokens int `json:"max_tokens,omitempty"`
 
+	// Share tokens with other gateways that use the same storage, where they are encrypted with
+	// the client's credential: a storage module, or an empty object for the storage that
+	// Caddy is configured with. Not with dpop, nor with auth_method `none`. Default: off.
+	StorageRaw json.RawMessage `json:"storage,omitempty" caddy:"namespace=caddy.storage inline_key=module"`
+
 	// Bind the token to a key of this process and prove its possession with each request
 	// (DPoP, RFC 9449): the origin by which the upstream knows itself, such as
 	// `https://api.example.com`. A proof is for the method and the path that the request
@@ -198,7 +204,11 @@ type Handler struct {
 	prover        *prover     // nil without dpop
 	holdsProofKey bool
 
-	client     *tokenClient
+	client         *tokenClient
+	trust          []string // see grantKey
+	certificateKey []byte
+	sharing        *sharing // nil without storage
+
 	perRequest []requestPlaceholder
 	fetching   chan struct{} // holds an element for each fetch of a grant that differs from request to request
 
@@ -267,6 +277,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.provisionTransport(ctx); err != nil {
 		return err
 	}
+	if err := h.provisionStorage(ctx); err != nil {
+		return err
+	}
 	if err := h.joinCache(); err != nil {
 		return err
 	}
@@ -307,6 +320,7 @@ func (h *Handler) provisionMaxTokens() error {
 // as another configuration uses it, and closes idle connections to the token endpoint.
 func (h *Handler) Cleanup() error {
 	h.keeper.end()
+	h.sharing.end()
 	if h.acquired {
 		h.acquired = false // requests that outlive the configuration still use the grant
 		if err := releaseGrant(h.key); err != nil {

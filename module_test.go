@@ -395,7 +395,7 @@ func TestEveryOptionTogetherIsProvisioned(t *testing.T) {
 	site := readGoldens(t, filepath.Join(adaptDir, "everything"+goldenExtension))[0].input
 	site = strings.ReplaceAll(site, "/run/secrets/client", secret)
 	for _, excluded := range [][]string{ // of options that exclude each other
-		{" https://auth.example.com/token", "token_header X-Api-Token Bearer", "max_tokens 500"},
+		{" https://auth.example.com/token", "token_header X-Api-Token Bearer", "max_tokens 500", "storage file_system /mnt/tokens"},
 		{"issuer https://auth.example.com", "dpop https://api.example.com", "max_tokens 500"},
 	} {
 		allowed := site

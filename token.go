@@ -42,6 +42,8 @@ type token struct {
 	refreshIn  time.Duration // when the endpoint wants it to be renewed, 0 if it didn't say
 	spread     float64       // from -1 to 1, drawn once, by which a fleet's renewals spread out
 	servedTo   moment        // from then on it counts as expired
+	sequence   uint64        // see sharedToken; 0 if it is not shared
+	adopted    bool          // another gateway has got it
 }
 
 // bearerScheme is what comes before most tokens.
@@ -51,6 +53,7 @@ func newToken(granted grantedToken) *token {
 	bearer := bearerScheme + granted.value
 	t := &token{
 		value: bearer[len(bearerScheme):], bearer: bearer, sent: momentAt(granted.sent), lifetime: granted.lifetime, refreshIn: granted.refreshIn,
+		sequence: granted.sequence, adopted: granted.adopted,
 		spread: 2*rand.Float64() - 1, //nolint:gosec // jitter
 	}
 	t.servedTo = t.sent.add(t.servedFor())

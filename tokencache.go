@@ -103,7 +103,19 @@ type source interface {
 
 // fetchTask is what a source is told of a fetch.
 type fetchTask struct {
-	begin func() // is to be called when it is the fetch's turn
+	begin  func()          // is to be called when it is the fetch's turn
+	last   *token          // the last one of the grant; nil if there was none
+	ahead  bool            // last can still be served, and is to be renewed before it can't
+	wanted <-chan struct{} // closed as soon as a request waits for the outcome
+}
+
+// accepts reports whether a token that another gateway has got will do.
+func (t fetchTask) accepts(granted grantedToken, stale refreshAhead) bool {
+	if t.last != nil && (granted.sequence <= t.last.sequence || granted.value == t.last.value) {
+		return false
+	}
+	now, offered := time.Now(), newToken(granted)
+	return offered.usable(now) && !(t.ahead && stale.staleFrom(offered).passed(now))
 }
 
 // fetched is what a fetch came to.
@@ -112,6 +124,7 @@ type fetched struct {
 	failure  *fetchError // nil if a token was granted
 	endpoint string      // as logs may show it
 	clientID string
+	after    func() // to be called when it is known to those who wait; nil for nothing
 }
 
 // outcome is what a fetch came to, and what that means.
@@ -169,18 +182,21 @@ func newCachedGrant() *cachedGrant { return new(cachedGrant) }
 
 // flight is the one fetch in progress, shared by all who wait for it.
 type flight struct {
-	trigger trigger
-	forced  bool // a rejected token is to be replaced, if not by trigger then for one who joined
-	bare    bool // the fetch was started for one of which the upstream did not say that it was at fault
-	began   time.Time
-	limit   time.Duration     // that it can last
-	outage  *unavailableError // for those who don't wait to its end, if the fetch before failed
-	cancel  context.CancelFunc
-	waiting int           // guarded by the grant's lock
-	queued  bool          // it is not its turn yet; likewise
-	done    chan struct{} // closed when token or err is set
-	token   *token
-	err     error
+	trigger      trigger
+	forced       bool // a rejected token is to be replaced, if not by trigger then for one who joined
+	bare         bool // the fetch was started for one of which the upstream did not say that it was at fault
+	began        time.Time
+	limit        time.Duration     // that it can last
+	outage       *unavailableError // for those who don't wait to its end, if the fetch before failed
+	cancel       context.CancelFunc
+	waiting      int           // guarded by the grant's lock
+	queued       bool          // it is not its turn yet; likewise
+	wanted       chan struct{} // closed as soon as a request waits
+	isWanted     bool          // likewise guarded
+	forcedBefore time.Time     // what forcedFrom was before the fetch
+	done         chan struct{} // closed when token or err is set
+	token        *token
+	err          error
 }
 
 // Destruct implements caddy.Destructor. Requests of an earlier configuration can
@@ -401,6 +417,10 @@ func (g *cachedGrant) join(src source, kind flight) (*flight, error) {
 	}
 	g.flight.forced = g.flight.forced || kind.forced
 	g.flight.waiting++
+	if kind.trigger != triggerPrefetch && !g.flight.isWanted {
+		g.flight.isWanted = true
+		close(g.flight.wanted)
+	}
 	return g.flight, nil
 }
 
@@ -410,6 +430,7 @@ func (g *cachedGrant) start(src source, kind flight) {
 	if g.failed != nil && now.After(g.failed.nextTry.Add(outageMemory)) {
 		g.forget()
 	}
+	kind.forcedBefore = g.forcedFrom
 	if kind.forced {
 		g.forcedFrom = now.Add(forcedSpacing)
 	}
@@ -422,7 +443,7 @@ func (g *cachedGrant) start(src source, kind flight) {
 	// The context has nothing of the request that starts the fetch, which others
 	// wait for as well; fetch itself bounds its time.
 	ctx, cancel := context.WithCancel(context.Background())
-	kind.cancel, kind.done, kind.queued = cancel, make(chan struct{}), g.entry != nil
+	kind.cancel, kind.done, kind.wanted, kind.queued = cancel, make(chan struct{}), make(chan struct{}), g.entry != nil
 	g.flight = &kind
 	g.aheadFrom.Store(&never)
 	g.entry.keep()
@@ -435,16 +456,31 @@ var never = time.Unix(1<<40, 0)
 // fly runs one fetch to its end.
 func (g *cachedGrant) fly(ctx context.Context, f *flight, src source) {
 	defer g.entry.release()
-	defer close(f.done)
-	defer f.cancel()
-	result := src.fetch(ctx, fetchTask{begin: func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		f.queued = false
-	}})
-	o := g.land(f, result)
-	if result.failure == nil || ctx.Err() == nil { // else nobody waits for it any more
-		src.report(o)
+	result := func() fetched {
+		defer close(f.done)
+		defer f.cancel()
+		result := src.fetch(ctx, g.task(f))
+		o := g.land(f, result)
+		if result.failure == nil || ctx.Err() == nil { // else nobody waits for it any more
+			src.report(o)
+		}
+		return result
+	}()
+	if result.after != nil {
+		result.after()
+	}
+}
+
+// task is what the source is told of the fetch.
+func (g *cachedGrant) task(f *flight) fetchTask {
+	last := g.current.Load()
+	return fetchTask{
+		begin: func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			f.queued = false
+		},
+		last: last, ahead: !f.forced && last.usable(f.began), wanted: f.wanted,
 	}
 }
 
@@ -460,13 +496,18 @@ func (g *cachedGrant) land(f *flight, result fetched) outcome {
 	}
 	if result.failure == nil {
 		g.forget()
+		if result.granted.adopted {
+			g.forcedFrom = f.forcedBefore // the endpoint was not asked
+		}
 		generation := g.generation
 		if f.token = g.store(result.granted); f.bare && generation == g.generation {
 			g.delayBare() // the same token again is no cure either
 		}
-		o.narrowed = g.narrows(result.granted.missingScope)
-		o.atEnd = result.granted.atEnd && !g.atEnd
-		g.atEnd = result.granted.atEnd
+		if !result.granted.adopted {
+			o.narrowed = g.narrows(result.granted.missingScope)
+			o.atEnd = result.granted.atEnd && !g.atEnd
+			g.atEnd = result.granted.atEnd
+		}
 		return o
 	}
 	o.usable = g.usable(now) != nil

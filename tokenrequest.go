@@ -44,21 +44,22 @@ const (
 // grantRequest is one client-credentials request (RFC 6749 §4.4.2) with every
 // placeholder resolved.
 type grantRequest struct {
-	issuer       string // instead of endpoint, until that is discovered
-	endpoint     string
-	insecureHTTP bool
-	clientID     string
-	clientSecret string
-	authMethod   string
-	assertion    clientAssertion // of the methods that use one
-	certificate  bool            // the client has one for TLS
-	proofs       *proofKey       // nil without DPoP
-	format       string
-	scopes       []string
-	audience     []string
-	resource     []string
-	params       map[string][]string
-	headers      map[string][]string
+	issuer         string // instead of endpoint, until that is discovered
+	endpoint       string
+	insecureHTTP   bool
+	clientID       string
+	clientSecret   string
+	authMethod     string
+	assertion      clientAssertion // of the methods that use one
+	certificate    bool            // the client has one for TLS
+	certificateKey []byte          // its private key in PEM, if tokens are shared
+	proofs         *proofKey       // nil without DPoP
+	format         string
+	scopes         []string
+	audience       []string
+	resource       []string
+	params         map[string][]string
+	headers        map[string][]string
 }
 
 // key identifies what is asked for and with which credential.

@@ -43,6 +43,8 @@ type grantedToken struct {
 	scope         string        // as answered
 	scopeKnown    bool          // the answer has a scope; without, it is as asked (RFC 6749 §5.1)
 	missingScope  string        // asked, but not granted
+	sequence      uint64        // see sharedToken
+	adopted       bool          // another gateway has got it
 }
 
 // failureClass is the kind of a failed fetch. Its text is the error code where the

@@ -1,0 +1,276 @@
+package oauthcc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/caddyserver/certmagic"
+)
+
+const (
+	// sharingPatience is how long a fetch that requests wait for is held up for other
+	// gateways at the most, however the storage is.
+	sharingPatience = 2 * time.Second
+
+	// Who waits for another gateway's token looks for it between firstLook and lastLook
+	// apart.
+	firstLook = 50 * time.Millisecond
+	lastLook  = 400 * time.Millisecond
+)
+
+// sharing has gateways that use the same storage share tokens: one of them fetches a
+// token, under a lock, and the others find it.
+type sharing struct {
+	storage *sharedStorage
+	timeout time.Duration    // of a fetch as a whole
+	now     func() time.Time // the clock of the machine
+	sweeper *sweeper
+	trust   []string // how the endpoint is trusted, and with which certificate
+	stale   refreshAhead
+}
+
+// provisionStorage sets up the sharing of tokens.
+func (h *Handler) provisionStorage(ctx caddy.Context) error {
+	if h.StorageRaw == nil {
+		return nil
+	}
+	switch {
+	case h.DPoP != "":
+		return errors.New("storage: with dpop tokens are bound to a key of this process and of no use to others; remove one of them")
+	case h.AuthMethod == authNone:
+		return fmt.Errorf("storage: tokens are encrypted with the client's credential, and auth_method %s has none; remove storage", authNone)
+	}
+	if h.AuthMethod == authTLS {
+		var err error
+		if h.certificateKey, err = readCertificateKey(h.Transport); err != nil {
+			return err
+		}
+	}
+	storage, err := h.loadStorage(ctx)
+	if err != nil {
+		return fmt.Errorf("storage: %w", err)
+	}
+	shared := newSharedStorage(storage, h.logger)
+	h.sharing = &sharing{
+		storage: shared, timeout: time.Duration(h.Timeout), stale: h.refreshAhead, trust: h.trust, now: time.Now,
+		sweeper: newSweeper(shared),
+	}
+	return nil
+}
+
+// readCertificateKey reads the private key of the client certificate.
+func readCertificateKey(t *reverseproxy.HTTPTransport) ([]byte, error) {
+	if t.TLS.ClientCertificateKeyFile == "" {
+		return nil, errors.New("storage: tokens are encrypted with the key of the client certificate, which has to be in a file; write transport { tls_client_auth <certificate> <key> }")
+	}
+	key, err := os.ReadFile(t.TLS.ClientCertificateKeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("transport: %w", err)
+	}
+	return key, nil
+}
+
+// loadStorage returns the storage of the option, or Caddy's own.
+func (h *Handler) loadStorage(ctx caddy.Context) (certmagic.Storage, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(h.StorageRaw, &members); err != nil {
+		return nil, errors.New("not a storage module; write an object with its name in the member module, or {} for Caddy's storage")
+	}
+	if len(members) == 0 {
+		return ctx.Storage(), nil
+	}
+	module, err := ctx.LoadModule(h, "StorageRaw")
+	if err != nil {
+		return nil, err
+	}
+	converter, ok := module.(caddy.StorageConverter)
+	if !ok {
+		return nil, errors.New("the module is no storage")
+	}
+	return converter.CertMagicStorage()
+}
+
+// end stops what goes on in the background.
+func (s *sharing) end() {
+	if s != nil {
+		s.sweeper.end()
+	}
+}
+
+// fetch gets the token that another gateway has got, or else has ask get one, for the others
+// as well. The request is the one that was resolved last.
+func (s *sharing) fetch(ctx context.Context, task fetchTask, request *grantRequest, ask func(context.Context) fetched) fetched {
+	key, err := request.sharedKey(s.trust...)
+	if err != nil {
+		return ask(ctx) // only for a key that can't be one
+	}
+	turn, found := s.await(ctx, key, task)
+	if found != nil {
+		return fetched{
+			granted: *found, endpoint: request.endpointName(), clientID: request.clientID,
+			after: func() { turn.end(key, nil) },
+		}
+	}
+	result := ask(ctx)
+	if result.failure != nil {
+		result.after = func() { turn.end(key, nil) }
+		return result
+	}
+	// The credential can have been replaced meanwhile.
+	if key, err = request.sharedKey(s.trust...); err != nil {
+		return result
+	}
+	result.granted.sequence = turn.sequence + 1
+	granted := result.granted
+	result.after = func() { turn.end(key, &granted) }
+	return result
+}
+
+// turn is a gateway's turn to fetch a token.
+type turn struct {
+	*sharing
+	key      sharedKey
+	lock     string // that is held, or empty
+	sequence uint64 // of the newest token that was seen
+	off      bool   // the storage is not to be used
+}
+
+// await returns the token that another gateway has got, or else the turn to fetch one. Both
+// are to be ended.
+func (s *sharing) await(ctx context.Context, key sharedKey, task fetchTask) (*turn, *grantedToken) {
+	t := &turn{sharing: s, key: key, off: s.storage.rests()}
+	if task.last != nil {
+		t.sequence = task.last.sequence
+	}
+	if t.off {
+		return t, nil
+	}
+	found, err := t.look(ctx, task)
+	if found != nil || err != nil {
+		return t, found
+	}
+	w := &waiting{turn: t, task: task, began: time.Now()}
+	for _, second := range []bool{false, true} {
+		found, gaveUp := w.waitFor(ctx, second)
+		if !gaveUp {
+			return t, found
+		}
+		// Who has the lock may be dead, or slow. The second one is for those who have waited,
+		// so that still only one of them asks.
+	}
+	return t, nil
+}
+
+// look loads the token and returns it if it will do.
+func (t *turn) look(ctx context.Context, task fetchTask) (*grantedToken, error) {
+	record, err := t.storage.load(ctx, t.key.path())
+	if err != nil {
+		t.off = t.storage.rests()
+		return nil, err
+	}
+	if record == nil {
+		return nil, nil
+	}
+	shared, err := t.key.open(record)
+	if err != nil {
+		return nil, nil // another's, or a later version's: the same as none
+	}
+	t.sequence = max(t.sequence, shared.Sequence)
+	granted, ok := shared.adopt(t.now())
+	if !ok || !task.accepts(granted, t.stale) {
+		return nil, nil
+	}
+	return &granted, nil
+}
+
+// waiting is the wait for a token or for the turn to fetch it.
+type waiting struct {
+	*turn
+	task     fetchTask
+	began    time.Time
+	wantedAt time.Time // when a request began to wait for the outcome; zero if none does
+}
+
+// until is when the wait for one of the locks ends. As long as no request waits there is
+// time enough to outlast another gateway's first try.
+func (w *waiting) until(second bool) time.Time {
+	first, last := w.timeout/2, w.timeout*3/4
+	from := w.began
+	if !w.wantedAt.IsZero() {
+		last = min(sharingPatience, w.timeout/4)
+		first, from = last*3/4, w.wantedAt
+	}
+	if second {
+		return from.Add(last)
+	}
+	return from.Add(first)
+}
+
+// waitFor waits for one of the locks and, as long as it does not get that, for the token.
+func (w *waiting) waitFor(ctx context.Context, second bool) (found *grantedToken, gaveUp bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	name := w.key.lock(second)
+	got := make(chan error)
+	w.storage.lock(ctx, name, got)
+	wanted := w.task.wanted
+	if !w.wantedAt.IsZero() {
+		wanted = nil
+	}
+	interval := firstLook
+	enough, next := time.NewTimer(time.Until(w.until(second))), time.NewTimer(jittered(interval))
+	defer enough.Stop()
+	defer next.Stop()
+	for {
+		select {
+		case err := <-got:
+			w.storage.note(ctx, "lock", err)
+			if err != nil {
+				w.off = w.storage.rests()
+				return nil, false
+			}
+			w.turn.lock = name
+			found, _ = w.look(ctx, w.task) // another may have been quicker
+			return found, false
+		case <-next.C:
+			found, err := w.look(ctx, w.task)
+			if found != nil || err != nil {
+				return found, false
+			}
+			interval = min(2*interval, lastLook)
+			next.Reset(jittered(interval))
+		case <-wanted:
+			wanted, w.wantedAt = nil, time.Now()
+			enough.Reset(time.Until(w.until(second)))
+		case <-enough.C:
+			return nil, true
+		case <-ctx.Done():
+			return nil, false
+		}
+	}
+}
+
+// end shares what was fetched, if anything was, and lets the next gateway have its turn. No
+// request waits for it.
+func (t *turn) end(key sharedKey, fetched *grantedToken) {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*storageLimit)
+	defer cancel()
+	if fetched != nil && !t.off {
+		record, err := key.seal(fetched.share(t.now()))
+		if err == nil {
+			err = t.storage.store(ctx, key.path(), record)
+		}
+		if err == nil {
+			t.sweeper.sweep(t.now())
+		}
+	}
+	if t.lock != "" {
+		t.storage.unlock(ctx, t.lock)
+	}
+}
