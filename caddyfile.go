@@ -225,7 +225,7 @@ func (h *Handler) unmarshalStorage(d *caddyfile.Dispenser) error {
 	}
 	name := d.Val()
 	if _, err := caddy.GetModule("caddy.storage." + name); err != nil {
-		return d.Errf("storage: this Caddy has no storage module %s; build it in with xcaddy, or use storage without a name for the storage that Caddy has", name)
+		return d.Errf("storage: this Caddy has no storage module %s; use storage without a name for the storage that Caddy has, or build the module in with xcaddy", name)
 	}
 	module, err := caddyfile.UnmarshalModule(d, "caddy.storage."+name)
 	if err != nil {
