@@ -132,32 +132,34 @@ func (s *sharing) fetch(ctx context.Context, task fetchTask, request *grantReque
 	return result
 }
 
-// turn is a gateway's turn to fetch a token.
+// turn is a gateway's turn to fetch a token, and the wait for it.
 type turn struct {
 	*sharing
+	task     fetchTask
 	key      sharedKey
-	lock     string // that is held, or empty
-	sequence uint64 // of the newest token that was seen
-	off      bool   // the storage is not to be used
+	began    time.Time
+	wantedAt time.Time // when a request began to wait for the outcome; zero if none does
+	sequence uint64    // of the newest token that was seen
+	lock     string    // that is held, or empty
+	off      bool      // the storage is not to be used
 }
 
 // await returns the token that another gateway has got, or else the turn to fetch one. Both
 // are to be ended.
 func (s *sharing) await(ctx context.Context, key sharedKey, task fetchTask) (*turn, *grantedToken) {
-	t := &turn{sharing: s, key: key, off: s.storage.rests()}
+	t := &turn{sharing: s, key: key, task: task, began: time.Now(), off: s.storage.rests()}
 	if task.last != nil {
 		t.sequence = task.last.sequence
 	}
 	if t.off {
 		return t, nil
 	}
-	found, err := t.look(ctx, task)
+	found, err := t.look(ctx)
 	if found != nil || err != nil {
 		return t, found
 	}
-	w := &waiting{turn: t, task: task, began: time.Now()}
 	for _, second := range []bool{false, true} {
-		found, gaveUp := w.waitFor(ctx, second)
+		found, gaveUp := t.waitFor(ctx, second)
 		if !gaveUp {
 			return t, found
 		}
@@ -167,9 +169,29 @@ func (s *sharing) await(ctx context.Context, key sharedKey, task fetchTask) (*tu
 	return t, nil
 }
 
+// until is when the wait for one of the locks ends. As long as no request waits there is
+// time enough to outlast another gateway's first try.
+func (t *turn) until(second bool) time.Time {
+	if t.wantedAt.IsZero() {
+		select {
+		case t.wantedAt = <-t.task.wanted:
+		default:
+		}
+	}
+	first, last, from := t.timeout/2, t.timeout*3/4, t.began
+	if !t.wantedAt.IsZero() {
+		last = min(sharingPatience, t.timeout/4)
+		first, from = last*3/4, t.wantedAt
+	}
+	if second {
+		return from.Add(last)
+	}
+	return from.Add(first)
+}
+
 // look loads the token and returns it if it will do.
-func (t *turn) look(ctx context.Context, task fetchTask) (*grantedToken, error) {
-	record, err := t.storage.load(ctx, t.key.path())
+func (t *turn) look(ctx context.Context) (*grantedToken, error) {
+	record, err := t.storage.load(ctx, t.key.path(), time.Until(t.until(true)))
 	if err != nil {
 		t.off = t.storage.rests()
 		return nil, err
@@ -183,71 +205,43 @@ func (t *turn) look(ctx context.Context, task fetchTask) (*grantedToken, error) 
 	}
 	t.sequence = max(t.sequence, shared.Sequence)
 	granted, ok := shared.adopt(t.now())
-	if !ok || !task.accepts(granted, t.stale) {
+	if !ok || !t.task.accepts(granted, t.stale) {
 		return nil, nil
 	}
 	return &granted, nil
 }
 
-// waiting is the wait for a token or for the turn to fetch it.
-type waiting struct {
-	*turn
-	task     fetchTask
-	began    time.Time
-	wantedAt time.Time // when a request began to wait for the outcome; zero if none does
-}
-
-// until is when the wait for one of the locks ends. As long as no request waits there is
-// time enough to outlast another gateway's first try.
-func (w *waiting) until(second bool) time.Time {
-	first, last := w.timeout/2, w.timeout*3/4
-	from := w.began
-	if !w.wantedAt.IsZero() {
-		last = min(sharingPatience, w.timeout/4)
-		first, from = last*3/4, w.wantedAt
-	}
-	if second {
-		return from.Add(last)
-	}
-	return from.Add(first)
-}
-
 // waitFor waits for one of the locks and, as long as it does not get that, for the token.
-func (w *waiting) waitFor(ctx context.Context, second bool) (found *grantedToken, gaveUp bool) {
+func (t *turn) waitFor(ctx context.Context, second bool) (found *grantedToken, gaveUp bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	name := w.key.lock(second)
+	name := t.key.lock(second)
 	got := make(chan error)
-	w.storage.lock(ctx, name, got)
-	wanted := w.task.wanted
-	if !w.wantedAt.IsZero() {
-		wanted = nil
-	}
+	t.storage.lock(ctx, name, got)
 	interval := firstLook
-	enough, next := time.NewTimer(time.Until(w.until(second))), time.NewTimer(jittered(interval))
+	enough, next := time.NewTimer(time.Until(t.until(second))), time.NewTimer(jittered(interval))
 	defer enough.Stop()
 	defer next.Stop()
 	for {
 		select {
 		case err := <-got:
-			w.storage.note(ctx, "lock", err)
+			t.storage.note(ctx, "lock", err)
 			if err != nil {
-				w.off = w.storage.rests()
+				t.off = t.storage.rests()
 				return nil, false
 			}
-			w.turn.lock = name
-			found, _ = w.look(ctx, w.task) // another may have been quicker
+			t.lock = name
+			found, _ = t.look(ctx) // another may have been quicker
 			return found, false
 		case <-next.C:
-			found, err := w.look(ctx, w.task)
+			found, err := t.look(ctx)
 			if found != nil || err != nil {
 				return found, false
 			}
 			interval = min(2*interval, lastLook)
 			next.Reset(jittered(interval))
-		case <-wanted:
-			wanted, w.wantedAt = nil, time.Now()
-			enough.Reset(time.Until(w.until(second)))
+		case t.wantedAt = <-t.task.wanted:
+			enough.Reset(time.Until(t.until(second)))
 		case <-enough.C:
 			return nil, true
 		case <-ctx.Done():

@@ -1,6 +1,10 @@
 package oauthcc
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -32,6 +36,20 @@ func (g *virtualGateway) share(storage *memoryStorage) {
 	}
 }
 
+// sharedKey is that of the gateway's token.
+func (g *virtualGateway) sharedKey(t *testing.T) sharedKey {
+	t.Helper()
+	r, err := g.resolve(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := r.sharedKey(g.trust...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
 func plain() *Handler { return new(Handler) }
 
 func TestFleetSharesOneToken(t *testing.T) {
@@ -50,5 +68,193 @@ func TestFleetSharesOneToken(t *testing.T) {
 		if n := fleet[0].endpoint.count(); n != 1 {
 			t.Errorf("%d token requests, want 1", n)
 		}
+	})
+}
+
+// load has all gateways of a fleet serve one request in each interval.
+func load(fleet []*virtualGateway, every, lasts time.Duration, got func(virtualAnswer)) {
+	var wait sync.WaitGroup
+	var mu sync.Mutex
+	for _, g := range fleet {
+		wait.Go(func() {
+			g.load(every, lasts, func(a virtualAnswer) {
+				mu.Lock()
+				defer mu.Unlock()
+				got(a)
+			})
+		})
+	}
+	wait.Wait()
+}
+
+// settle has the fleet get its first token, and lets it be stored.
+func settle(t *testing.T, fleet []*virtualGateway) {
+	t.Helper()
+	for _, g := range fleet {
+		g.mustGet()
+		synctest.Wait()
+	}
+}
+
+func wantTokenRequests(t *testing.T, e *virtualEndpoint, want int) {
+	t.Helper()
+	if n := e.count(); n != want {
+		t.Errorf("%d token requests, want %d", n, want)
+	}
+}
+
+func TestFleetRenewsAheadOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fleet := newFleet(t, newMemoryStorage(), 8, plain)
+		endpoint := fleet[0].endpoint
+		endpoint.takes, endpoint.expiresIn = 300*time.Millisecond, "600"
+		settle(t, fleet)
+		load(fleet, 5*time.Second, time.Hour, func(a virtualAnswer) {
+			if a.status != 200 || a.waited != 0 || a.token == "two-at-a-time" {
+				t.Errorf("got %+v", a)
+			}
+		})
+		// Renewed after about three quarters of its life, moved by up to a fifth of the
+		// quarter; the gateway that is the first to find it stale is an early one.
+		if n := endpoint.count(); n < 7 || n > 10 {
+			t.Errorf("%d token requests in six lifetimes", n)
+		}
+	})
+}
+
+func TestRejectedTokenIsReplacedByOneGateway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fleet := newFleet(t, newMemoryStorage(), 8, plain)
+		endpoint := fleet[0].endpoint
+		endpoint.takes = 200 * time.Millisecond
+		settle(t, fleet)
+		for _, g := range fleet {
+			g.accepts(func(token string) bool { return token != "token-1" }, nil)
+		}
+		load(fleet, 50*time.Millisecond, 5*time.Second, func(a virtualAnswer) {
+			if a.status != 200 || a.token != "token-2" || a.waited > time.Second {
+				t.Errorf("got %+v", a)
+			}
+		})
+		wantTokenRequests(t, endpoint, 2)
+	})
+}
+
+// Another gateway's token can have been revoked together with the one at hand. Only one that
+// is fetched after the rejection tells.
+func TestRejectionOfAnotherGatewaysTokenIsCured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fleet := newFleet(t, newMemoryStorage(), 2, plain)
+		endpoint := fleet[0].endpoint
+		settle(t, fleet)
+		revoked := map[string]bool{"token-1": true}
+		for _, g := range fleet {
+			g.accepts(func(token string) bool { return !revoked[token] }, nil)
+		}
+		if a := fleet[0].mustGet(); a.token != "token-2" {
+			t.Fatalf("got %+v", a)
+		}
+		synctest.Wait()
+		revoked["token-2"] = true
+		if a := fleet[1].mustGet(); a.token != "token-3" || a.from != statusReplayed {
+			t.Errorf("got %+v", a)
+		}
+		wantTokenRequests(t, endpoint, 3)
+		// Its body is kept for that, too.
+		revoked["token-3"] = true
+		time.Sleep(forcedSpacing)
+		if a := fleet[0].send(httptest.NewRequest(http.MethodPost, "/", strings.NewReader("a body"))); a.status != 200 || a.token != "token-4" {
+			t.Errorf("got %+v", a)
+		}
+		wantTokenRequests(t, endpoint, 4)
+	})
+}
+
+// However many tokens of others there are, a request is sent three times at the most.
+func TestRejectionOfOthersTokensEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fleet := newFleet(t, newMemoryStorage(), 2, plain)
+		settle(t, fleet)
+		attempts := 0
+		fleet[1].accepts(func(string) bool { attempts++; return false }, nil)
+		fleet[0].accepts(func(token string) bool { return token != "token-1" }, nil)
+		fleet[0].mustGet()
+		synctest.Wait()
+		if a := fleet[1].get(); a.status != 401 || attempts != 3 {
+			t.Errorf("got %+v after %d attempts, want 401 after 3", a, attempts)
+		}
+		wantTokenRequests(t, fleet[0].endpoint, 3)
+	})
+}
+
+func TestTokenSurvivesARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		fleet := newFleet(t, storage, 1, plain)
+		fleet[0].mustGet()
+		synctest.Wait()
+		time.Sleep(20 * time.Minute)
+		restarted := newFleet(t, storage, 1, plain)[0]
+		if a := restarted.mustGet(); a.token != "token-1" || a.waited != 0 {
+			t.Errorf("got %+v", a)
+		}
+		wantTokenRequests(t, restarted.endpoint, 0)
+		// Its life goes on where it was.
+		endpoint := restarted.endpoint
+		time.Sleep(39*time.Minute + 51*time.Second)
+		if a := restarted.mustGet(); a.from != statusFetched {
+			t.Errorf("got %+v with a token that has expired", a)
+		}
+		wantTokenRequests(t, endpoint, 1)
+	})
+}
+
+func TestStorageIsLeftAloneWhileTheTokenIsFresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		g := newFleet(t, storage, 1, plain)[0]
+		g.mustGet()
+		synctest.Wait()
+		storage.becomes(func(operation string) error { t.Errorf("%s", operation); return nil }, nil)
+		g.load(time.Second, 40*time.Minute, g.wantServed)
+		storage.becomes(nil, nil)
+	})
+}
+
+// A gateway that dies with the lock holds up nobody for long, nor makes the others ask all
+// at once.
+func TestDeadHolderOfTheLock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		fleet := newFleet(t, storage, 8, plain)
+		endpoint := fleet[0].endpoint
+		endpoint.takes = 200 * time.Millisecond
+		dieWithTheLock := func() {
+			if err := storage.Lock(t.Context(), fleet[0].sharedKey(t).lock(false)); err != nil {
+				t.Fatal(err)
+			}
+			storage.killHolders()
+		}
+		dieWithTheLock()
+		answers := make(chan virtualAnswer, len(fleet))
+		for _, g := range fleet {
+			go func() { answers <- g.get() }()
+		}
+		for range fleet {
+			if a := <-answers; a.status != 200 || a.waited > sharingPatience+300*time.Millisecond {
+				t.Errorf("got %+v", a)
+			}
+		}
+		wantTokenRequests(t, endpoint, 1)
+
+		// Ahead of the expiry nobody waits at all.
+		time.Sleep(56*time.Minute + 30*time.Second)
+		dieWithTheLock()
+		load(fleet, 100*time.Millisecond, 20*time.Second, func(a virtualAnswer) {
+			if a.status != 200 || a.waited != 0 {
+				t.Errorf("got %+v", a)
+			}
+		})
+		wantTokenRequests(t, endpoint, 2)
 	})
 }

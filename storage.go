@@ -42,6 +42,7 @@ func newSharedStorage(storage certmagic.Storage, logger *zap.Logger) *sharedStor
 var (
 	errStorageHangs = errors.New("no answer in time")
 	errStorageBusy  = errors.New("too many operations have not ended")
+	errNoTimeLeft   = errors.New("no time was left for an answer") // which tells nothing of the storage
 )
 
 // within runs an operation that is given up when it takes longer than the limit.
@@ -66,18 +67,20 @@ func within[T any](ctx context.Context, s *sharedStorage, limit time.Duration, o
 	}()
 	select {
 	case r := <-done:
-		if r.err != nil && ctx.Err() != nil {
-			r.err = errStorageHangs
+		if r.err == nil || ctx.Err() == nil {
+			return r.value, r.err
 		}
-		return r.value, r.err
 	case <-ctx.Done():
-		return none, errStorageHangs
 	}
+	if limit < storageLimit/2 {
+		return none, errNoTimeLeft
+	}
+	return none, errStorageHangs
 }
 
-// load returns a value, or nil if there is none.
-func (s *sharedStorage) load(ctx context.Context, path string) ([]byte, error) {
-	record, err := within(ctx, s, storageLimit, func(ctx context.Context) ([]byte, error) { return s.Load(ctx, path) })
+// load returns a value, or nil if there is none. It takes no longer than what time is left.
+func (s *sharedStorage) load(ctx context.Context, path string, left time.Duration) ([]byte, error) {
+	record, err := within(ctx, s, min(left, storageLimit), func(ctx context.Context) ([]byte, error) { return s.Load(ctx, path) })
 	if errors.Is(err, fs.ErrNotExist) {
 		record, err = nil, nil
 	}
@@ -120,7 +123,7 @@ func (s *sharedStorage) unlock(ctx context.Context, name string) {
 
 // note takes note of how an operation ended.
 func (s *sharedStorage) note(ctx context.Context, operation string, err error) {
-	if err != nil && ctx.Err() != nil {
+	if err != nil && (ctx.Err() != nil || errors.Is(err, errNoTimeLeft)) {
 		return // it was not waited for
 	}
 	s.mu.Lock()

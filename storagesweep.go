@@ -63,7 +63,7 @@ func (s *sweeper) sweep(now time.Time) {
 func (s *sweeper) run(now time.Time) {
 	ctx, cancel := context.WithTimeout(s.ctx, sweepLimit)
 	defer cancel()
-	mark, err := s.storage.load(ctx, sweepMark)
+	mark, err := s.storage.load(ctx, sweepMark, storageLimit)
 	if err != nil {
 		return
 	}
@@ -81,7 +81,7 @@ func (s *sweeper) run(now time.Time) {
 	}
 	rand.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
 	for _, path := range paths[:min(len(paths), sweepMost)] {
-		record, err := s.storage.load(ctx, path)
+		record, err := s.storage.load(ctx, path, storageLimit)
 		if err != nil {
 			return
 		}

@@ -103,10 +103,10 @@ type source interface {
 
 // fetchTask is what a source is told of a fetch.
 type fetchTask struct {
-	begin  func()          // is to be called when it is the fetch's turn
-	last   *token          // the last one of the grant; nil if there was none
-	ahead  bool            // last can still be served, and is to be renewed before it can't
-	wanted <-chan struct{} // closed as soon as a request waits for the outcome
+	begin  func()           // is to be called when it is the fetch's turn
+	last   *token           // the last one of the grant; nil if there was none
+	ahead  bool             // last can still be served, and is to be renewed before it can't
+	wanted <-chan time.Time // tells when the first request began to wait for the outcome
 }
 
 // accepts reports whether a token that another gateway has got will do.
@@ -189,12 +189,12 @@ type flight struct {
 	limit        time.Duration     // that it can last
 	outage       *unavailableError // for those who don't wait to its end, if the fetch before failed
 	cancel       context.CancelFunc
-	waiting      int           // guarded by the grant's lock
-	queued       bool          // it is not its turn yet; likewise
-	wanted       chan struct{} // closed as soon as a request waits
-	isWanted     bool          // likewise guarded
-	forcedBefore time.Time     // what forcedFrom was before the fetch
-	done         chan struct{} // closed when token or err is set
+	waiting      int            // guarded by the grant's lock
+	queued       bool           // it is not its turn yet; likewise
+	wanted       chan time.Time // tells when the first request began to wait
+	isWanted     bool           // one does; likewise
+	forcedBefore time.Time      // what forcedFrom was before the fetch
+	done         chan struct{}  // closed when token or err is set
 	token        *token
 	err          error
 }
@@ -419,7 +419,7 @@ func (g *cachedGrant) join(src source, kind flight) (*flight, error) {
 	g.flight.waiting++
 	if kind.trigger != triggerPrefetch && !g.flight.isWanted {
 		g.flight.isWanted = true
-		close(g.flight.wanted)
+		g.flight.wanted <- time.Now()
 	}
 	return g.flight, nil
 }
@@ -443,7 +443,7 @@ func (g *cachedGrant) start(src source, kind flight) {
 	// The context has nothing of the request that starts the fetch, which others
 	// wait for as well; fetch itself bounds its time.
 	ctx, cancel := context.WithCancel(context.Background())
-	kind.cancel, kind.done, kind.wanted, kind.queued = cancel, make(chan struct{}), make(chan struct{}), g.entry != nil
+	kind.cancel, kind.done, kind.wanted, kind.queued = cancel, make(chan struct{}), make(chan time.Time, 1), g.entry != nil
 	g.flight = &kind
 	g.aheadFrom.Store(&never)
 	g.entry.keep()
