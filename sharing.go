@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
 )
 
 const (
@@ -166,6 +167,8 @@ func (s *sharing) await(ctx context.Context, key sharedKey, task fetchTask) (*tu
 		// Who has the lock may be dead, or slow. The second one is for those who have waited,
 		// so that still only one of them asks.
 	}
+	s.storage.logger.Info("another gateway's token was waited for in vain; it is fetched here as well",
+		zap.Duration("waited", time.Since(t.began)))
 	return t, nil
 }
 

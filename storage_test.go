@@ -1,0 +1,176 @@
+package oauthcc
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+)
+
+// storageNews are what the log says of the storage: the operation that fails, or that works
+// again.
+func (g *virtualGateway) storageNews() []string {
+	var news []string
+	for _, entry := range g.logs.All() {
+		operation, _ := entry.ContextMap()["operation"].(string)
+		switch entry.Message {
+		case "the storage fails; tokens are not shared with other gateways until it works again":
+			if entry.Level != zapcore.WarnLevel {
+				g.t.Errorf("%s at level %s", entry.Message, entry.Level)
+			}
+			news = append(news, operation+" fails")
+		case "the storage works again":
+			news = append(news, operation+" works")
+		}
+	}
+	return news
+}
+
+func TestFailingStorageIsAMiss(t *testing.T) {
+	down := errors.New("dial tcp 127.0.0.1:6379: connection refused")
+	for name, test := range map[string]struct {
+		fails func(string) error
+		hangs func(string) bool
+		takes time.Duration
+		most  time.Duration // that the first request waits
+		news  []string      // with the first, and when it works again
+		later []string
+	}{
+		"down":         {fails: every(down), news: []string{"load fails", "store fails"}, later: []string{"load works", "store works"}},
+		"read-only":    {fails: failing("store", "lock"), news: []string{"lock fails", "store fails"}, later: []string{"lock works", "store works"}},
+		"full":         {fails: failing("store"), news: []string{"store fails"}, later: []string{"store works"}},
+		"no locks":     {fails: failing("lock"), news: []string{"lock fails"}, later: []string{"lock works"}},
+		"hangs":        {hangs: just("load", "store", "lock", "unlock"), most: storageLimit, news: []string{"load fails"}, later: []string{"load works"}},
+		"loads hang":   {hangs: just("load"), most: storageLimit, news: []string{"load fails"}, later: []string{"load works"}},
+		"locks hang":   {hangs: just("lock"), most: sharingPatience},
+		"stores hang":  {hangs: just("store"), news: []string{"store fails"}, later: []string{"store works"}},
+		"unlocks hang": {hangs: just("unlock"), most: sharingPatience},
+		"slow":         {takes: 900 * time.Millisecond, most: sharingPatience},
+		"very slow":    {takes: 5 * time.Second, most: storageLimit, news: []string{"load fails"}, later: []string{"load works"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				storage := newMemoryStorage()
+				storage.fails, storage.hangs, storage.takes = test.fails, test.hangs, test.takes
+				g := newFleet(t, storage, 1, plain)[0]
+				g.endpoint.expiresIn = "60"
+				if a := g.mustGet(); a.waited > test.most {
+					t.Errorf("the first request waited for %s", a.waited)
+				}
+				time.Sleep(2 * time.Second) // what comes after
+				if told := g.logs.FilterMessageSnippet("in vain").Len(); told > 0 != (name == "locks hang") {
+					t.Errorf("told %d times that the lock was waited for in vain", told)
+				}
+				if news := g.storageNews(); !slices.Equal(news, test.news) {
+					t.Errorf("the log says %q, want %q", news, test.news)
+				}
+				// All is said once, and nobody waits for what is known.
+				waited := 0
+				for range 10 {
+					time.Sleep(61 * time.Second)
+					if a := g.mustGet(); a.waited > test.most {
+						t.Errorf("a later request waited for %s", a.waited)
+					} else if a.waited > 0 {
+						waited++
+					}
+				}
+				time.Sleep(storageRest)
+				if news := g.storageNews(); !slices.Equal(news, test.news) {
+					t.Errorf("later on the log says %q, want %q", news, test.news)
+				}
+				storage.becomes(nil, nil)
+				storage.mu.Lock()
+				storage.takes = 0
+				storage.mu.Unlock()
+				time.Sleep(61 * time.Second)
+				g.mustGet()
+				time.Sleep(2 * time.Second)
+				if news := g.storageNews(); !slices.Equal(news[len(test.news):], test.later) {
+					t.Errorf("when it works again the log says %q, want %q", news[len(test.news):], test.later)
+				}
+				time.Sleep(2 * time.Hour) // until what hangs has ended
+			})
+		})
+	}
+}
+
+// failing has these operations fail.
+func failing(operations ...string) func(string) error {
+	return func(operation string) error {
+		if slices.Contains(operations, operation) {
+			return errors.New("no space left on device")
+		}
+		return nil
+	}
+}
+
+// A storage that hangs is not asked again for a while: with many grants each of them would
+// wait for it.
+func TestHangingStorageIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		storage.hangs = just("load")
+		g := newFleet(t, storage, 1, plain)[0]
+		g.endpoint.expiresIn = "1"
+		asked := 0
+		for range 30 {
+			a := g.mustGet()
+			if a.waited > 0 {
+				asked++
+			}
+			time.Sleep(time.Second)
+		}
+		if asked > 4 || storage.count("load") > 4 {
+			t.Errorf("%d requests of 30 waited, with %d loads", asked, storage.count("load"))
+		}
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+// What a storage never ends costs no more than its share.
+func TestOperationsInProgressAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		storage.hangs = just("lock")
+		shared := newFleet(t, storage, 1, plain)[0].sharing.storage
+		got := make(chan error, 2*storageCalls)
+		for range storageCalls + 1 {
+			shared.lock(t.Context(), "a-lock", got)
+		}
+		synctest.Wait()
+		if err := <-got; !errors.Is(err, errStorageBusy) {
+			t.Errorf("got %v", err)
+		}
+		if _, err := shared.load(t.Context(), "a-key", storageLimit); !errors.Is(err, errStorageBusy) {
+			t.Errorf("got %v", err)
+		}
+		time.Sleep(2 * time.Hour)
+	})
+}
+
+// A lock that comes when nobody waits for it any more is given back.
+func TestLateLockIsReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		g := newFleet(t, storage, 1, plain)[0]
+		first, second := g.sharedKey(t).lock(false), g.sharedKey(t).lock(true)
+		for _, name := range []string{first, second} {
+			if err := storage.Lock(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		g.mustGet()
+		for _, name := range []string{first, second} {
+			if err := storage.Unlock(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		if len(storage.locks) > 0 {
+			t.Errorf("%d locks are held", len(storage.locks))
+		}
+	})
+}
