@@ -190,7 +190,12 @@ func TestProvisionRefuses(t *testing.T) {
 		{"origin with a query", configWith("dpop https://api.example.com?a"), []string{"dpop: an origin has no user info, query or fragment"}},
 		{"origin with user info", configWith("dpop https://" + configCanary + "@api.example.com"), []string{"dpop: an origin has no user info"}},
 		{"origin without a scheme", configWith("dpop api.example.com"), []string{"dpop: not an http or https origin", "such as https://api.example.com"}},
-		{"origin from a placeholder of the request", configWith("dpop https://{http.request.host}"), []string{"dpop: unknown placeholder {http.request.host}"}},
+		{"origin from a placeholder of the request", configWith("dpop https://{http.request.host}"), []string{"dpop: placeholder {http.request.host} differs from request to request", "use {env.*}"}},
+		{"storage with dpop", configWith("storage", "dpop https://api.example.com"), []string{"storage: with dpop tokens are bound to a key of this process", "remove one of them"}},
+		{"storage without a credential", configWithClient("client_id app", "auth_method none", "storage"), []string{"storage: tokens are encrypted with the client's credential, and auth_method none has none", "remove storage"}},
+		{"storage that is none", jsonWith(`"storage":"redis"`), []string{"storage: not a storage module", "write an object"}},
+		{"storage that is not there", jsonWith(`"storage":{"module":"abacus"}`), []string{"storage: ", "caddy.storage.abacus"}},
+		{"storage without a module", jsonWith(`"storage":{"root":"/mnt"}`), []string{"storage: ", "module"}},
 		{"dpop with another header", configWith("dpop https://api.example.com", "token_header X-Token"), []string{"dpop: the token travels in Authorization", "remove token_header"}},
 		{"header DPoP", configWith("request_header DPoP a"), []string{"request_header: Dpop is written by the gateway itself"}},
 

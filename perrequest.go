@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -22,13 +23,10 @@ type requestPlaceholder struct {
 // notePlaceholders finds the placeholders of the request in the options, and returns the
 // token request with samples in their place, for what can be checked without a request.
 func (h *Handler) notePlaceholders(ctx caddy.Context) (grantRequest, error) {
-	var mapped []string
+	mapped := sync.OnceValue(func() []string { return mappedPlaceholders(ctx) })
 	note := func(use placeholderUse) (string, error) {
 		if !isRequestPlaceholder(use.name) {
-			if mapped == nil {
-				mapped = append(mappedPlaceholders(ctx), "")
-			}
-			if !slices.Contains(mapped, use.name) {
+			if !slices.Contains(mapped(), use.name) {
 				return "", unknownPlaceholder(use)
 			}
 		}

@@ -258,3 +258,43 @@ func TestDeadHolderOfTheLock(t *testing.T) {
 		wantTokenRequests(t, endpoint, 2)
 	})
 }
+
+// A request that needs the token ends the patience of a fetch that nobody waited for.
+func TestRequestEndsTheLongWaitForAnotherGateway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		g := newFleet(t, storage, 1, func() *Handler { return &Handler{RefreshAhead: "50%"} })[0]
+		g.endpoint.expiresIn = "100"
+		g.mustGet()
+		time.Sleep(60 * time.Second) // stale, until 90 s
+		if err := storage.Lock(t.Context(), g.sharedKey(t).lock(false)); err != nil {
+			t.Fatal(err)
+		}
+		if a := g.mustGet(); a.from != statusStale {
+			t.Fatalf("got %+v", a)
+		}
+		time.Sleep(time.Second)
+		wantTokenRequests(t, g.endpoint, 1)
+		g.accepts(func(token string) bool { return token != "token-1" }, nil)
+		if a := g.mustGet(); a.token != "token-2" || a.waited != 1500*time.Millisecond {
+			t.Errorf("got %+v, want a wait of 1.5 s", a)
+		}
+	})
+}
+
+// A fetch that nobody waits for is in no hurry.
+func TestRenewalAheadOutlastsAnotherGatewaysFetch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fleet := newFleet(t, newMemoryStorage(), 2, func() *Handler { return &Handler{RefreshAhead: "50%"} })
+		endpoint := fleet[0].endpoint
+		settle(t, fleet)
+		endpoint.takes = 4 * time.Second
+		time.Sleep(50 * time.Minute)
+		load(fleet, 100*time.Millisecond, 10*time.Second, func(a virtualAnswer) {
+			if a.waited != 0 {
+				t.Errorf("got %+v", a)
+			}
+		})
+		wantTokenRequests(t, endpoint, 2)
+	})
+}
