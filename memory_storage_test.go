@@ -14,7 +14,8 @@ import (
 )
 
 // memoryStorage is a storage in memory that several gateways can share. Like Caddy's own it
-// gives the lock of a holder that has died to another after ten seconds.
+// gives the lock of a holder that has died to another after ten seconds. Unlike that it has a
+// lock end with the context it was obtained with, as some do.
 type memoryStorage struct {
 	mu     sync.Mutex
 	values map[string][]byte
@@ -27,7 +28,8 @@ type memoryStorage struct {
 }
 
 type memoryLock struct {
-	dies time.Time // zero while its holder lives
+	held context.Context // the lock is lost when it ends
+	dies time.Time       // zero while its holder lives
 }
 
 func newMemoryStorage() *memoryStorage {
@@ -113,8 +115,8 @@ func (s *memoryStorage) Lock(ctx context.Context, name string) error {
 	for {
 		s.mu.Lock()
 		lock := s.locks[name]
-		if lock == nil || !lock.dies.IsZero() && time.Now().After(lock.dies) {
-			s.locks[name] = new(memoryLock)
+		if lock == nil || lock.held.Err() != nil || !lock.dies.IsZero() && time.Now().After(lock.dies) {
+			s.locks[name] = &memoryLock{held: ctx}
 			s.mu.Unlock()
 			return nil
 		}

@@ -142,6 +142,7 @@ type turn struct {
 	wantedAt time.Time // when a request began to wait for the outcome; zero if none does
 	sequence uint64    // of the newest token that was seen
 	lock     string    // that is held, or empty
+	letGo    func()    // ends the context that it is held with
 	off      bool      // the storage is not to be used
 }
 
@@ -216,11 +217,16 @@ func (t *turn) look(ctx context.Context) (*grantedToken, error) {
 
 // waitFor waits for one of the locks and, as long as it does not get that, for the token.
 func (t *turn) waitFor(ctx context.Context, second bool) (found *grantedToken, gaveUp bool) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// A storage may keep the lock only for as long as the context lasts that it was given.
+	held, letGo := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		if t.letGo == nil {
+			letGo()
+		}
+	}()
 	name := t.key.lock(second)
 	got := make(chan error)
-	t.storage.lock(ctx, name, got)
+	t.storage.lock(held, name, got)
 	interval := firstLook
 	enough, next := time.NewTimer(time.Until(t.until(second))), time.NewTimer(jittered(interval))
 	defer enough.Stop()
@@ -233,7 +239,7 @@ func (t *turn) waitFor(ctx context.Context, second bool) (found *grantedToken, g
 				t.off = t.storage.rests()
 				return nil, false
 			}
-			t.lock = name
+			t.lock, t.letGo = name, letGo
 			found, _ = t.look(ctx) // another may have been quicker
 			return found, false
 		case <-next.C:
@@ -269,5 +275,6 @@ func (t *turn) end(key sharedKey, fetched *grantedToken) {
 	}
 	if t.lock != "" {
 		t.storage.unlock(ctx, t.lock)
+		t.letGo()
 	}
 }

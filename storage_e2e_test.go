@@ -30,16 +30,13 @@ func stored(t *testing.T, root string) map[string]string {
 	return files
 }
 
-// records counts the tokens in a storage.
-func records(t *testing.T, root string) int {
+// awaitRecords waits until so many tokens are in the storage, and nothing is being written.
+func awaitRecords(t *testing.T, root string, want int) {
 	t.Helper()
-	n := 0
-	for path := range stored(t, filepath.Join(root, storagePrefix)) {
-		if filepath.Base(path) != "swept" {
-			n++
-		}
-	}
-	return n
+	awaitCondition(t, "the tokens are stored", func() bool {
+		return len(stored(t, filepath.Join(root, storagePrefix))) == want+1 && // with the sweeper's mark
+			len(stored(t, filepath.Join(root, "locks"))) == 0
+	})
 }
 
 func TestStorageModuleOfTheOption(t *testing.T) {
@@ -49,7 +46,7 @@ func TestStorageModuleOfTheOption(t *testing.T) {
 	if a := g.get("/"); a.body != "GET / with token-1" {
 		t.Fatalf("got %+v", a)
 	}
-	awaitCondition(t, "the token is stored", func() bool { return records(t, root) == 1 })
+	awaitRecords(t, root, 1)
 	for path, content := range stored(t, root) {
 		for _, secret := range []string{"token-1", "s3cret-canary", "app", strings.TrimPrefix(endpoint.URL, "http://")} {
 			if strings.Contains(path+content, secret) {
@@ -78,7 +75,7 @@ func TestStorageModuleOfTheOption(t *testing.T) {
 	if a := g.get("/"); a.body != "GET / with token-2" {
 		t.Errorf("got %+v", a)
 	}
-	awaitCondition(t, "the locks are released", func() bool { return len(stored(t, filepath.Join(root, "locks"))) == 0 })
+	awaitRecords(t, root, 1)
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +106,7 @@ func TestStorageOfCaddy(t *testing.T) {
 		if a := g.get("/"); a.body != "GET / with token-1" {
 			t.Errorf("got %+v", a)
 		}
-		awaitCondition(t, "the token is stored", func() bool { return records(t, root) == 1 })
+		awaitRecords(t, root, 1)
 		if err := caddy.Stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -138,7 +135,7 @@ func TestStorageOfManyTenants(t *testing.T) {
 				t.Errorf("%s got %+v, want %q", tenant, a, tokens[tenant])
 			}
 		}
-		awaitCondition(t, "both tokens are stored", func() bool { return records(t, root) == 2 })
+		awaitRecords(t, root, 2)
 		if err := caddy.Stop(); err != nil {
 			t.Fatal(err)
 		}
