@@ -34,8 +34,8 @@ func stored(t *testing.T, root string) map[string]string {
 func awaitRecords(t *testing.T, root string, want int) {
 	t.Helper()
 	awaitCondition(t, "the tokens are stored", func() bool {
-		return len(stored(t, filepath.Join(root, storagePrefix))) == want+1 && // with the sweeper's mark
-			len(stored(t, filepath.Join(root, "locks"))) == 0
+		files := stored(t, root)
+		return files[filepath.Join(root, sweepMark)] != "" && len(files) == want+1 // and no lock
 	})
 }
 
