@@ -31,6 +31,8 @@ var exampleTests = map[string]func(*testing.T){
 	"private-key-jwt":    testPrivateKeyJWT,
 	"applixure":          func(t *testing.T) { testProviderExample(t, applixure) },
 	"error-pages":        testErrorPages,
+	"fleet":              testFleet,
+	"fleet-redis":        testFleetRedis,
 	"genesys-cloud":      func(t *testing.T) { testProviderExample(t, genesysCloud) },
 	"myparcel":           func(t *testing.T) { testProviderExample(t, myParcel) },
 	"patients-know-best": func(t *testing.T) { testProviderExample(t, patientsKnowBest) },

@@ -100,6 +100,7 @@ func (h *Handler) loadStorage(ctx caddy.Context) (certmagic.Storage, error) {
 // end stops what goes on in the background.
 func (s *sharing) end() {
 	if s != nil {
+		s.storage.end()
 		s.sweeper.end()
 	}
 }

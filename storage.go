@@ -31,6 +31,7 @@ type sharedStorage struct {
 	logger *zap.Logger
 
 	mu      sync.Mutex
+	ended   bool            // with its configuration, and can be closed by now
 	failing map[string]bool // the operations of which the last one failed
 	rested  time.Time       // not before then is it used again
 }
@@ -127,7 +128,7 @@ func (s *sharedStorage) note(ctx context.Context, operation string, err error) {
 		return // it was not waited for
 	}
 	s.mu.Lock()
-	news := s.failing[operation] != (err != nil)
+	news := s.failing[operation] != (err != nil) && !s.ended
 	s.failing[operation] = err != nil
 	if errors.Is(err, errStorageHangs) || errors.Is(err, errStorageBusy) {
 		s.rested = time.Now().Add(storageRest)
@@ -141,6 +142,13 @@ func (s *sharedStorage) note(ctx context.Context, operation string, err error) {
 	default:
 		s.logger.Info("the storage works again", zap.String("operation", operation))
 	}
+}
+
+// end keeps the log quiet of what is still in progress.
+func (s *sharedStorage) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
 }
 
 // rests reports whether the storage is left alone, since it gave no answer in time.
