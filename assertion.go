@@ -56,6 +56,9 @@ func (s *SigningKey) provision() error {
 	if s.Typ == "" {
 		s.Typ = defaultAssertionTyp
 	}
+	if strings.ContainsAny(s.Typ, "{}") {
+		return fmt.Errorf("signing_key: typ: %q is no media type, and placeholders can't be used in it; write one such as JWT", s.Typ)
+	}
 	if err := checkDuration("signing_key: lifetime", &s.Lifetime, defaultAssertionLifetime); err != nil {
 		return err
 	}

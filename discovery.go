@@ -242,12 +242,10 @@ func (c *tokenClient) vetMetadata(res *http.Response, r grantRequest) (*serverMe
 		return nil, failure
 	}
 	var document struct {
-		Issuer      string   `json:"issuer"`
-		Endpoint    string   `json:"token_endpoint"`
-		AuthMethods []string `json:"token_endpoint_auth_methods_supported"`
-		Aliases     struct {
-			Endpoint string `json:"token_endpoint"`
-		} `json:"mtls_endpoint_aliases"`
+		Issuer      string          `json:"issuer"`
+		Endpoint    string          `json:"token_endpoint"`
+		AuthMethods json.RawMessage `json:"token_endpoint_auth_methods_supported"`
+		Aliases     json.RawMessage `json:"mtls_endpoint_aliases"`
 	}
 	if err := json.Unmarshal(bytes.TrimPrefix(body, byteOrderMark), &document); err != nil {
 		return nil, &fetchError{class: classInvalidResponse, detail: "the document is not a JSON object with the members of RFC 8414 §2"}
@@ -259,7 +257,13 @@ func (c *tokenClient) vetMetadata(res *http.Response, r grantRequest) (*serverMe
 			detail: "the document is another issuer's; if it is the right server, set issuer to exactly what it calls itself, to the last slash",
 		}
 	}
-	m := &serverMetadata{issuer: r.issuer, endpoint: document.Endpoint, mtlsEndpoint: document.Aliases.Endpoint}
+	var aliases struct {
+		Endpoint string `json:"token_endpoint"`
+	}
+	var methods []string
+	_ = json.Unmarshal(document.Aliases, &aliases)     // as good as none if it is not what it should be,
+	_ = json.Unmarshal(document.AuthMethods, &methods) // and so with these
+	m := &serverMetadata{issuer: r.issuer, endpoint: document.Endpoint, mtlsEndpoint: aliases.Endpoint}
 	endpoint := m.endpointFor(r) // the other one is for other clients
 	if endpoint == "" {
 		return nil, &fetchError{class: classInvalidResponse, detail: "the document names no token_endpoint"}
@@ -271,7 +275,7 @@ func (c *tokenClient) vetMetadata(res *http.Response, r grantRequest) (*serverMe
 		}
 		return nil, failure
 	}
-	for _, method := range document.AuthMethods {
+	for _, method := range methods {
 		if method == "self_signed_tls_client_auth" { // the same for a client
 			method = authTLS
 		}
@@ -297,8 +301,8 @@ func refusedMetadata(res *http.Response, quote func(string) string) *fetchError 
 
 // checkDiscovered refuses an endpoint that can't be meant for the credential.
 func checkDiscovered(endpoint string, r grantRequest) error {
-	if err := checkEndpoint(endpoint, r.insecureHTTP); err != nil {
-		return err
+	if checkEndpoint(endpoint, r.insecureHTTP) != nil {
+		return errors.New("the document names a token_endpoint that is no absolute https URL without user info and fragment; until the server is put right, use token_endpoint")
 	}
 	if scheme(endpoint) != scheme(r.issuer) {
 		return errors.New("the document names a token_endpoint of another scheme than the issuer's; both must be https")

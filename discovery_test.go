@@ -115,6 +115,7 @@ func TestEndpointIsDiscovered(t *testing.T) {
 		"no answer in its place":          {map[string]http.RoundTripper{rfc8414Place: endpointFunc(func(*http.Request) (*http.Response, error) { return nil, io.EOF }), oidcPlace: found}, "8414 oidc token"},
 		"a byte order mark before it":     {map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: "\xef\xbb\xbf" + document(nil)}}, "8414 token"},
 		"text/plain":                      {map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: document(nil), header: withType("text/plain")}}, "8414 token"},
+		"other members of other types":    {map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: document(map[string]any{"mtls_endpoint_aliases": []string{}, "token_endpoint_auth_methods_supported": "private_key_jwt"})}}, "8414 token"},
 		"no use is made of other members": {map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: document(map[string]any{"jwks_uri": "x", "token_endpoint_auth_methods_supported": []string{"a"}})}}, "8414 token"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -151,10 +152,10 @@ func TestHostileMetadataIsRefused(t *testing.T) {
 		"no endpoint":               {answer(map[string]any{"token_endpoint": nil}), classInvalidResponse, "names no token_endpoint", ""},
 		"an empty endpoint":         {answer(map[string]any{"token_endpoint": ""}), classInvalidResponse, "names no token_endpoint", ""},
 		"an endpoint that is none":  {answer(map[string]any{"token_endpoint": 1}), classInvalidResponse, "not a JSON object", ""},
-		"a path":                    {answer(map[string]any{"token_endpoint": "/token"}), classInvalidResponse, "not an absolute http or https URL", "token_endpoint /token"},
-		"an endpoint over http":     {answer(map[string]any{"token_endpoint": "http://auth.example.com/token"}), classInvalidResponse, "http would show the credential", ""},
+		"a path":                    {answer(map[string]any{"token_endpoint": "/token"}), classInvalidResponse, "no absolute https URL", "token_endpoint /token"},
+		"an endpoint over http":     {answer(map[string]any{"token_endpoint": "http://auth.example.com/token"}), classInvalidResponse, "no absolute https URL", ""},
 		"one on loopback":           {answer(map[string]any{"token_endpoint": "http://localhost/token"}), classInvalidResponse, "another scheme than the issuer's; both must be https", ""},
-		"an endpoint over ftp":      {answer(map[string]any{"token_endpoint": "ftp://auth.example.com/token"}), classInvalidResponse, "not an absolute http", ""},
+		"an endpoint over ftp":      {answer(map[string]any{"token_endpoint": "ftp://auth.example.com/token"}), classInvalidResponse, "no absolute https URL", ""},
 		"user info":                 {answer(map[string]any{"token_endpoint": "https://a:b@auth.example.com/token?a=b"}), classInvalidResponse, "user info", "token_endpoint https://auth.example.com/token"},
 		"a fragment":                {answer(map[string]any{"token_endpoint": testEndpoint + "?a=b#a"}), classInvalidResponse, "fragment", "token_endpoint " + testEndpoint},
 		"larger than 1 MiB":         {cannedAnswer{body: document(map[string]any{"padding": strings.Repeat("a", 1<<20)})}, classInvalidResponse, "larger than 1 MiB", ""},

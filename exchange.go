@@ -40,7 +40,11 @@ type exchange struct {
 
 func (x *exchange) serve(next caddyhttp.Handler) error {
 	if hasBody(x.r) {
-		x.tape = newTape(x.r, x.h.replayLimit, x.h.budget, x.h.ownHeaders...)
+		limit := x.h.replayLimit
+		if x.isLast() {
+			limit = 0
+		}
+		x.tape = newTape(x.r, limit, x.h.budget, x.h.ownHeaders...)
 		defer x.tape.release()
 	}
 	x.body = x.r.Body

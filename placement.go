@@ -85,10 +85,11 @@ func hasMatchers(route caddyhttp.Route) bool {
 
 // placedHandler is what is of interest in the configuration of a handler.
 type placedHandler struct {
-	Name    string              `json:"handler"`
-	DPoP    string              `json:"dpop"`
-	Rewrite requestChange       `json:"rewrite"` // of reverse_proxy
-	Routes  caddyhttp.RouteList `json:"routes"`  // of subroute
+	Name           string              `json:"handler"`
+	DPoP           string              `json:"dpop"`
+	Rewrite        requestChange       `json:"rewrite"`         // of reverse_proxy
+	HandleResponse json.RawMessage     `json:"handle_response"` // likewise
+	Routes         caddyhttp.RouteList `json:"routes"`          // of subroute
 	requestChange
 }
 
@@ -122,6 +123,9 @@ func changeBeforeProxy(routes caddyhttp.RouteList, pending string) string {
 			case "subroute":
 				found = changeBeforeProxy(h.Routes, change)
 			case "reverse_proxy":
+				if h.HandleResponse != nil {
+					continue // as forward_auth does, it asks for leave and lets the request go on
+				}
 				if found = change; found == "" && h.Rewrite.describe() != "" {
 					found = "reverse_proxy changes " + h.Rewrite.describe()
 				}
@@ -141,7 +145,7 @@ func changeBeforeProxy(routes caddyhttp.RouteList, pending string) string {
 func (c requestChange) describe() string {
 	path, _, _ := strings.Cut(c.URI, "?")
 	switch {
-	case c.Method != "":
+	case c.Method != "" && c.Method != "{http.request.method}":
 		return "the method"
 	case c.StripPathPrefix != "", c.StripPathSuffix != "", len(c.PathRegexp) > 0,
 		path != "" && path != "{http.request.uri}" && path != "{http.request.uri.path}":

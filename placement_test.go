@@ -19,6 +19,8 @@ func TestPlacementThatSpoilsTheProofIsRefused(t *testing.T) {
 		"for other requests":                     {"route /a/* {\nD\nP\n}\nroute /b/* {\nuri strip_prefix /b\nP\n}", ""},
 		"for some, then others":                  {"route {\noauth_cc_for_some\nuri strip_prefix /a\nfile_server\n}\nhandle {\nD\nP\n}", ""},
 		"another's without proofs":               {"route {\noauth_cc https://auth.example.com/token {\nauth_method none\n}\nuri strip_prefix /a\nP\n}", ""},
+		"leave is asked for after it":            {"route {\nD\nforward_auth localhost:1 {\nuri /leave\n}\nP\n}", ""},
+		"the method it has":                      {"route {\nD\nmethod {method}\nP\n}", ""},
 		"prefix in a route":                      {"route {\nD\nuri strip_prefix /a\nP\n}", "rewrite changes the path"},
 		"suffix in a route":                      {"route {\nD\nuri strip_suffix /a\nP\n}", "rewrite changes the path"},
 		"regular expression in a route":          {"route {\nD\nuri path_regexp /+ /\nP\n}", "rewrite changes the path"},
