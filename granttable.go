@@ -110,17 +110,19 @@ func (e *tableEntry) release() {
 	t.shrink()
 }
 
-// shrink drops what is too much, as far as it is not in use. The caller holds mu.
+// shrink drops what is too much, as far as it is not in use. Requests in progress make the
+// table larger for as long as they take: they could drive out all tokens otherwise, just by
+// being many. The caller holds mu.
 func (t *grantTable) shrink() {
+	vain := t.limit / vainShare
 	for len(t.entries) > t.limit {
 		from := &t.idle
-		if t.vain.Len() > t.limit/vainShare || from.Len() == 0 {
+		switch {
+		case t.vain.Len() > vain:
 			from = &t.vain
-		}
-		last := from.Back()
-		if last == nil {
+		case t.idle.Len() <= t.limit-vain:
 			return
 		}
-		delete(t.entries, from.Remove(last).(*tableEntry).key)
+		delete(t.entries, from.Remove(from.Back()).(*tableEntry).key)
 	}
 }
