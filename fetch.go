@@ -55,17 +55,14 @@ func (s *grantSource) fetch(ctx context.Context, task fetchTask) fetched {
 	ctx, cancel := context.WithTimeout(ctx, s.limit())
 	defer cancel()
 	if s.h.table != nil {
-		select {
-		case s.h.fetching <- struct{}{}:
-			defer func() { <-s.h.fetching }()
-		case <-ctx.Done():
+		if !s.h.takeTurn(ctx, task) {
 			return fetched{endpoint: request.endpointName(), clientID: request.clientID, failure: &fetchError{
-				class: classTimeout, unsent: true,
+				class: classTimeout, unsent: true, queued: true,
 				detail: fmt.Sprintf("%d other token requests of this handler were in progress all the time", maxFetches),
 			}}
 		}
+		defer s.h.endTurn()
 	}
-	task.begin()
 	resolve := func(ctx context.Context) (grantRequest, error) {
 		resolved, err := s.resolveWithin(ctx)
 		if err == nil {
@@ -94,6 +91,24 @@ func (s *grantSource) ask(ctx context.Context, resolve func(context.Context) (gr
 	return fetched{granted: granted, failure: failure, endpoint: request.endpointName(), clientID: request.clientID}
 }
 
+// takeTurn waits until the fetch may begin. It reports false if ctx ended before that, such
+// as because nobody waits for the fetch any more.
+func (h *Handler) takeTurn(ctx context.Context, task fetchTask) bool {
+	select {
+	case h.fetching <- struct{}{}:
+	case <-ctx.Done():
+		return false
+	}
+	task.begin()
+	if ctx.Err() != nil { // the select may choose either
+		h.endTurn()
+		return false
+	}
+	return true
+}
+
+func (h *Handler) endTurn() { <-h.fetching }
+
 // limit implements source.
 func (s *grantSource) limit() time.Duration { return time.Duration(s.h.Timeout) }
 
@@ -102,7 +117,7 @@ func (s *grantSource) limit() time.Duration { return time.Duration(s.h.Timeout) 
 // take it that nothing has changed.
 func (s *grantSource) changedSince(ctx context.Context, failure *fetchError) bool {
 	h := s.h
-	if !h.hasPlaceholders || len(h.resolving) > 0 {
+	if !h.hasPlaceholders || failure.queued || len(h.resolving) > 0 {
 		return false
 	}
 	if at := h.lookedInVain.Load(); at != nil && time.Since(*at) < changeLookup {

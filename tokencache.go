@@ -191,6 +191,7 @@ type flight struct {
 	cancel       context.CancelFunc
 	waiting      int            // guarded by the grant's lock
 	queued       bool           // it is not its turn yet; likewise
+	kept         bool           // it goes on even if nobody waits for it; likewise
 	wanted       chan time.Time // tells when the first request began to wait
 	isWanted     bool           // one does; likewise
 	forcedBefore time.Time      // what forcedFrom was before the fetch
@@ -212,7 +213,7 @@ func (g *cachedGrant) Destruct() error {
 // endUnused ends a fetch whose outcome is of no use to anyone, and keeps others from
 // waiting for it. The caller holds mu.
 func (g *cachedGrant) endUnused(f *flight) {
-	if f != nil && f.waiting == 0 && (g.released || f.queued) {
+	if f != nil && f.waiting == 0 && (g.released || f.queued && !f.kept) {
 		f.cancel()
 		if g.flight == f {
 			g.flight = nil
@@ -269,11 +270,13 @@ func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, src
 // the cache and in the log. It reports whether this is the first such request with the
 // token.
 func (g *cachedGrant) renewInBackground(rejected *token, bare bool, src source) bool {
-	if _, f, err := g.force(rejected, bare, src); err == nil && f != nil {
-		g.leave(f)
-	}
+	_, f, err := g.force(rejected, bare, src)
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if err == nil && f != nil {
+		f.kept = true
+		g.unboard(f)
+	}
 	return isNews(&g.unreplayed, rejected)
 }
 
@@ -286,7 +289,7 @@ func (g *cachedGrant) renewAhead(t *token, src source) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.released && g.flight == nil && g.current.Load() == t && g.isAheadDue(time.Now()) {
-		g.start(src, flight{trigger: triggerAhead})
+		g.start(src, flight{trigger: triggerAhead, kept: true})
 	}
 }
 
@@ -554,14 +557,22 @@ func (g *cachedGrant) wait(ctx context.Context, f *flight, src source) (*token, 
 	case <-f.done: // just now
 		return f.token, f.err
 	default:
-		return nil, late
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f.kept = true // by who comes next
+	return nil, late
 }
 
 // leave ends a caller's waiting.
 func (g *cachedGrant) leave(f *flight) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.unboard(f)
+}
+
+// unboard is leave for who holds mu.
+func (g *cachedGrant) unboard(f *flight) {
 	f.waiting--
 	g.endUnused(f)
 }

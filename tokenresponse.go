@@ -71,6 +71,7 @@ type fetchError struct {
 	hint       string        // what may help
 	retryAfter time.Duration // as the endpoint asked, 0 without
 	unsent     bool          // nothing was sent; the configuration is at fault
+	queued     bool          // nor asked for, since other fetches had their turn all the time
 	nonce      string        // that the answer brought for the next DPoP proof (RFC 9449 §8)
 	asked      grantKey      // what was sent
 }
