@@ -3,7 +3,9 @@ package oauthcc
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -69,8 +71,8 @@ func (p *placeholders) values(option string, inputs []string) []string {
 
 func (p *placeholders) named(option string, inputs map[string][]string) map[string][]string {
 	outputs := make(map[string][]string, len(inputs))
-	for name, values := range inputs {
-		outputs[name] = p.values(option+" "+name, values)
+	for _, name := range slices.Sorted(maps.Keys(inputs)) { // the same order whenever it is done
+		outputs[name] = p.values(option+" "+name, inputs[name])
 	}
 	return outputs
 }
