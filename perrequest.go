@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
 )
 
 // requestPlaceholder is one that makes the grant differ from request to request.
@@ -23,15 +24,17 @@ type requestPlaceholder struct {
 // notePlaceholders finds the placeholders of the request in the options, and returns the
 // token request with samples in their place, for what can be checked without a request.
 func (h *Handler) notePlaceholders(ctx caddy.Context) (grantRequest, error) {
-	mapped := sync.OnceValue(func() []string { return mappedPlaceholders(ctx) })
+	mapped := sync.OnceValue(func() map[string][]string { return mappedPlaceholders(ctx) })
 	note := func(use placeholderUse) (string, error) {
-		if !isRequestPlaceholder(use.name) {
-			if !slices.Contains(mapped(), use.name) {
-				return "", unknownPlaceholder(use)
-			}
+		if !isRequestPlaceholder(use.name) && mapped()[use.name] == nil {
+			return "", unknownPlaceholder(use)
 		}
 		if err := checkRequestPlaceholder(use); err != nil {
 			return "", err
+		}
+		if use.option == "token_endpoint" && use.whole && slices.ContainsFunc(mapped()[use.name], isComposed) {
+			return "", fmt.Errorf("the map that sets {%s} puts what a client sent into the URL, who could have the credential sent anywhere; "+
+				"have the map list whole URLs, or write that part into token_endpoint itself, such as https://auth.example.com/{http.request.header.X-Tenant}/token", use.name)
 		}
 		i := slices.IndexFunc(h.perRequest, func(p requestPlaceholder) bool { return p.name == use.name })
 		if i < 0 {
@@ -73,11 +76,16 @@ func sampleFor(use placeholderUse) string {
 	return "x"
 }
 
-// unfit are placeholders of requests that can't choose a grant, and why.
-var unfit = []struct{ prefix, reason string }{
+// unfit are placeholders of requests that can't choose a grant, or all that begin so, and
+// why.
+var unfit = []struct{ name, reason string }{
 	{"http.request.body", "would read the whole body"},
+	{"http.request.body_base64", "would read the whole body"},
 	{"http.request.uuid", "would make each request another grant"},
 	{"http.request.duration", "would make each request another grant"},
+	{"http.request.duration_ms", "would make each request another grant"},
+	{"http.request.remote", "would make each request another grant"}, // with the port
+	{"http.request.remote.port", "would make each request another grant"},
 	{"http.response.", "has no value yet"},
 	{"http.reverse_proxy.", "has no value yet"},
 	{"http.error.", "has no value yet"},
@@ -86,18 +94,19 @@ var unfit = []struct{ prefix, reason string }{
 
 func checkRequestPlaceholder(use placeholderUse) error {
 	for _, u := range unfit {
-		if strings.HasPrefix(use.name, u.prefix) {
+		if use.name == u.name || strings.HasSuffix(u.name, ".") && strings.HasPrefix(use.name, u.name) {
 			return fmt.Errorf("placeholder {%s} %s; use one that tells tenants apart, such as {http.request.header.X-Tenant} or {http.auth.user.id}", use.name, u.reason)
 		}
 	}
-	if use.option == "token_endpoint" && use.whole && strings.HasPrefix(use.name, "http.request.") {
+	if use.option == "token_endpoint" && use.whole && (strings.HasPrefix(use.name, "http.request.") || strings.HasPrefix(use.name, "http.regexp.")) {
 		return fmt.Errorf("{%s} would let clients choose where the credential is sent; have a map choose the URL by it", use.name)
 	}
 	return nil
 }
 
-// domainEnd is how a host has to go on after a placeholder.
-var domainEnd = regexp.MustCompile(`^(\.[a-zA-Z0-9-]+)+(:[0-9]+)?$`)
+// domainEnd is how a host has to go on after a placeholder: with a domain, which is more
+// than a top-level one that anybody can have names in, and no end of an IP address.
+var domainEnd = regexp.MustCompile(`(?i)^((\.[a-z0-9-]+)+\.[a-z][a-z0-9-]*|\.(internal|local|localhost|test))(:[0-9]+)?$`)
 
 // checkEndpointTemplate refuses an endpoint in which a part that differs from request to
 // request could change whose host it is.
@@ -121,49 +130,70 @@ func checkEndpointTemplate(endpoint string) error {
 	return nil
 }
 
-// mappedPlaceholders lists what map handlers beside and around this one set.
-func mappedPlaceholders(ctx caddy.Context) []string {
-	var names []string
+// mappedPlaceholders are what map handlers beside and around this one set, each with all
+// that it can be.
+func mappedPlaceholders(ctx caddy.Context) map[string][]string {
+	mapped := make(map[string][]string)
 	for _, routes := range routesAround(ctx) {
-		names = append(names, mappedIn(routes)...)
+		collectMapped(mapped, routes)
 	}
-	return names
+	return mapped
 }
 
-func mappedIn(routes caddyhttp.RouteList) []string {
-	var names []string
-	add := func(raw json.RawMessage, isMap bool) {
-		var h struct {
-			Name         string              `json:"handler"`
-			Destinations []string            `json:"destinations"`
-			Routes       caddyhttp.RouteList `json:"routes"`
-		}
-		_ = json.Unmarshal(raw, &h) // what can't be read is Caddy's to complain of
-		if isMap || h.Name == "map" {
-			for _, name := range h.Destinations {
-				names = append(names, strings.Trim(name, "{}"))
-			}
-		}
-		names = append(names, mappedIn(h.Routes)...)
-	}
+func collectMapped(mapped map[string][]string, routes caddyhttp.RouteList) {
 	for _, route := range routes {
 		for _, raw := range route.HandlersRaw {
-			add(raw, false)
+			var h struct {
+				Name   string              `json:"handler"`
+				Routes caddyhttp.RouteList `json:"routes"`
+			}
+			_ = json.Unmarshal(raw, &h) // what can't be read is Caddy's to complain of
+			if h.Name == "map" {
+				var m maphandler.Handler
+				_ = json.Unmarshal(raw, &m)
+				collectOutputs(mapped, m)
+			}
+			collectMapped(mapped, h.Routes)
 		}
 		for _, handler := range route.Handlers { // of routes that have been set up already
-			if subroute, ok := handler.(*caddyhttp.Subroute); ok {
-				names = append(names, mappedIn(subroute.Routes)...)
-				continue
-			}
-			if module, ok := handler.(caddy.Module); ok && module.CaddyModule().ID == "http.handlers.map" {
-				if raw, err := json.Marshal(handler); err == nil {
-					add(raw, true)
-				}
+			switch handler := handler.(type) {
+			case *caddyhttp.Subroute:
+				collectMapped(mapped, handler.Routes)
+			case *maphandler.Handler:
+				collectOutputs(mapped, *handler)
 			}
 		}
 	}
-	return names
 }
+
+func collectOutputs(mapped map[string][]string, m maphandler.Handler) {
+	for i, name := range m.Destinations {
+		name = strings.Trim(name, "{}")
+		outputs := append(mapped[name], "")
+		for _, mapping := range m.Mappings {
+			if i < len(mapping.Outputs) {
+				outputs = append(outputs, caddy.ToString(mapping.Outputs[i]))
+			}
+		}
+		if i < len(m.Defaults) {
+			outputs = append(outputs, m.Defaults[i])
+		}
+		mapped[name] = outputs
+	}
+}
+
+// isComposed reports whether what a map gives has something of the request in it: a
+// placeholder, or what a regular expression has found.
+func isComposed(output string) bool {
+	for _, match := range outputParts.FindAllStringSubmatch(output, -1) {
+		if !isStaticPlaceholder(match[1]) {
+			return true
+		}
+	}
+	return false
+}
+
+var outputParts = regexp.MustCompile(`\$|\{([^}]*)\}`)
 
 // missingValueError is a placeholder of the request that can't be used with this request.
 type missingValueError struct {
