@@ -25,6 +25,9 @@ import (
 
 func TestMain(m *testing.M) {
 	caddy.RegisterModule(new(testLogs))
+	if config := os.Getenv(gatewayConfig); config != "" {
+		os.Exit(runGateway(config))
+	}
 	goleak.VerifyTestMain(m,
 		// Caddy's TLS app cleans its storage in the background, holding a lock.
 		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"))

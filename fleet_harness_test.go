@@ -1,0 +1,501 @@
+package oauthcc
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+const (
+	// gatewayConfig is the variable of the environment that makes this program a gateway,
+	// with the Caddyfile of which it is the name.
+	gatewayConfig = "OAUTH_CC_TEST_GATEWAY"
+
+	// ownAddr is where the gateway puts the address that it has chosen.
+	ownAddr = "OWN-ADDRESS"
+)
+
+// runGateway runs a Caddy until standard input ends, as it does when the test dies. It
+// tells its address on standard output.
+func runGateway(name string) int {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return complain(err)
+	}
+	for tries := 0; ; tries++ {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return complain(err)
+		}
+		addr := listener.Addr().String()
+		listener.Close()
+		config, err := adapt(strings.ReplaceAll(string(text), ownAddr, addr))
+		if err != nil {
+			return complain(err)
+		}
+		if err = caddy.Load(config, true); err == nil {
+			fmt.Println(addr)
+			break
+		}
+		if tries == 3 { // another program has got the port three times
+			return complain(err)
+		}
+	}
+	_, _ = io.Copy(io.Discard, os.Stdin)
+	time.AfterFunc(10*time.Second, func() { os.Exit(complain(fmt.Errorf("the gateway does not stop"))) })
+	if err := caddy.Stop(); err != nil {
+		return complain(err)
+	}
+	return 0
+}
+
+func complain(err error) int {
+	fmt.Fprintln(os.Stderr, "gateway:", err)
+	return 1
+}
+
+// fleet is gateways that are processes of their own, and the clients of each.
+type fleet struct {
+	*partner
+	t       *testing.T
+	folder  string // of the storage
+	members []*fleetMember
+	clients int // of each member
+
+	mu       sync.Mutex
+	failures []string
+	answered atomic.Int64
+	waited   atomic.Int64 // answers to requests for which there was no token at first
+}
+
+// fleetMember is one of the gateways.
+type fleetMember struct {
+	*fleet
+	name    string
+	config  string // file
+	logs    logLines
+	current atomic.Pointer[gatewayProcess]
+	latest  []atomic.Int64 // number of the token that each client was served with
+}
+
+// gatewayProcess is a gateway that runs.
+type gatewayProcess struct {
+	addr   string
+	cmd    *exec.Cmd
+	stdin  io.Closer
+	ending atomic.Bool   // so its requests don't count any more
+	ended  chan struct{} // closed when the process has
+}
+
+// newFleetOfProcesses makes gateways that have this storage, written in Caddyfile, with {name} for the
+// gateway's own name, and these further options.
+func newFleetOfProcesses(t *testing.T, size int, folder, storage string, options ...string) *fleet {
+	t.Helper()
+	f := &fleet{t: t, partner: startPartner(t), folder: folder, clients: 3}
+	for n := range size {
+		m := &fleetMember{fleet: f, name: strconv.Itoa(n), config: filepath.Join(t.TempDir(), "Caddyfile"), latest: make([]atomic.Int64, f.clients)}
+		// Each goes by a proxy of its own, by which the endpoint knows who asks. It makes no
+		// difference to where tokens are shared.
+		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { f.serveToken(w, r, m.name) }))
+		t.Cleanup(proxy.Close)
+		site := fmt.Sprintf(`{
+			admin off
+			auto_https off
+			persist_config off
+			grace_period 5s
+			storage file_system %[1]s
+			log {
+				output stderr
+				format json
+				level INFO
+				include http.handlers.oauth_cc http.handlers.reverse_proxy http.log.error
+			}
+		}
+		http://`+ownAddr+` {
+			bind 127.0.0.1
+			header >X-Token {http.oauth_cc.status}
+			oauth_cc %[2]s/token {
+				client_id app
+				client_secret s3cret-canary
+				%[3]s
+				transport {
+					network_proxy url %[4]s
+				}
+				%[5]s
+			}
+			reverse_proxy %[6]s {
+				header_up X-Gateway %[7]s
+				%[8]s
+			}
+		}`, folder, f.api.URL, strings.ReplaceAll(storage, "{name}", m.name), proxy.URL, strings.Join(options, "\n"),
+			f.api.Listener.Addr(), m.name, dialAnew)
+		writeFile(t, m.config, site)
+		f.members = append(f.members, m)
+	}
+	return f
+}
+
+// startAll starts the gateways at the same time.
+func (f *fleet) startAll() {
+	f.t.Helper()
+	var wait sync.WaitGroup
+	for _, m := range f.members {
+		wait.Go(func() {
+			if err := m.start(); err != nil {
+				f.t.Errorf("gateway %s: %v\n%s", m.name, err, m.logs.all())
+			}
+		})
+	}
+	wait.Wait()
+	if f.t.Failed() {
+		f.t.FailNow()
+	}
+}
+
+// start runs the gateway and returns when it serves.
+func (m *fleetMember) start() error {
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	p := &gatewayProcess{cmd: exec.Command(program), ended: make(chan struct{})}
+	home := filepath.Dir(m.config)
+	p.cmd.Env = append(os.Environ(), gatewayConfig+"="+m.config, "HOME="+home, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home)
+	p.cmd.Stderr = (*logWriter)(&m.logs)
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	stdout, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	addr, err := bufio.NewReader(stdout).ReadString('\n') // it ends with the process, if not with a line
+	go func() {
+		defer close(p.ended)
+		_ = p.cmd.Wait()
+	}()
+	m.t.Cleanup(func() { p.end(true) })
+	if err != nil {
+		return fmt.Errorf("it has not started: %w", err)
+	}
+	p.addr = strings.TrimSpace(addr)
+	m.current.Store(p)
+	return nil
+}
+
+// logWriter is logLines that a process writes to.
+type logWriter logLines
+
+func (l *logWriter) Write(p []byte) (int, error) {
+	(*logLines)(l).write(p)
+	return len(p), nil
+}
+
+// end ends the process, at once or when it has done what it does.
+func (p *gatewayProcess) end(kill bool) {
+	p.ending.Store(true)
+	if kill {
+		_ = p.cmd.Process.Kill()
+	}
+	_ = p.stdin.Close()
+	<-p.ended
+}
+
+// kill ends the gateway at once, wherever it is.
+func (m *fleetMember) kill() { m.current.Load().end(true) }
+
+// stopAll has the gateways end in good order.
+func (f *fleet) stopAll() {
+	f.t.Helper()
+	var wait sync.WaitGroup
+	for _, m := range f.members {
+		wait.Go(func() {
+			p := m.current.Load()
+			p.end(false)
+			if code := p.cmd.ProcessState.ExitCode(); code != 0 {
+				f.t.Errorf("gateway %s ended with %d\n%s", m.name, code, m.logs.all())
+			}
+		})
+	}
+	wait.Wait()
+}
+
+// load has the clients of all gateways send requests until stop is called, which waits for
+// the last answers.
+func (f *fleet) load(pause time.Duration) (stop func()) {
+	client := &http.Client{
+		Transport: &http.Transport{MaxIdleConnsPerHost: f.clients, DisableCompression: true}, Timeout: time.Minute,
+	}
+	done := make(chan struct{})
+	var wait sync.WaitGroup
+	for _, m := range f.members {
+		for n := range f.clients {
+			wait.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					case <-time.After(pause/2 + rand.N(pause+1)):
+					}
+					if p := m.current.Load(); !p.ending.Load() {
+						m.request(p, client, n)
+					}
+				}
+			})
+		}
+	}
+	stop = sync.OnceFunc(func() {
+		close(done)
+		wait.Wait()
+		client.CloseIdleConnections()
+	})
+	f.t.Cleanup(stop)
+	return stop
+}
+
+// request sends a request for one of the gateway's clients.
+func (m *fleetMember) request(p *gatewayProcess, client *http.Client, n int) {
+	req, err := http.NewRequest(http.MethodGet, "http://"+p.addr+"/", nil)
+	if err != nil {
+		panic(err)
+	}
+	began := time.Now()
+	a, err := exchangeWith(client, req)
+	switch {
+	case err == nil && a.status == http.StatusOK:
+		number, _ := strconv.ParseInt(strings.TrimPrefix(a.body, "token-"), 10, 64)
+		m.latest[n].Store(number)
+		m.answered.Add(1)
+		if a.header.Get("X-Token") == statusFetched {
+			m.waited.Add(1)
+		}
+	case p.ending.Load(): // it is not there any more
+	default:
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.failures = append(m.failures, fmt.Sprintf("gateway %s at %s, after %v: %d %q, %v",
+			m.name, began.Format(time.StampMilli), time.Since(began), a.status, a.body, err))
+	}
+}
+
+// serves reports whether all clients of the gateway were last served with that token or a
+// later one. Each sends one request at a time, so none is on its way with an earlier one.
+func (m *fleetMember) serves(number int) bool {
+	for n := range m.latest {
+		if int(m.latest[n].Load()) < number {
+			return false
+		}
+	}
+	return true
+}
+
+// allServe waits until all clients are served with that token or a later one.
+func (f *fleet) allServe(number int) {
+	f.t.Helper()
+	f.await(fmt.Sprintf("all gateways serve token %d", number), func() bool {
+		for _, m := range f.members {
+			if !m.current.Load().ending.Load() && !m.serves(number) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// await polls for a condition. What has gone wrong by then is told at once.
+func (f *fleet) await(what string, holds func() bool) {
+	f.t.Helper()
+	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			f.check(len(f.members))
+			f.t.Fatalf("%s: not within a minute", what)
+		}
+	}
+}
+
+// check wants every answer to be the API's, no more token requests at a time than that, and
+// nothing in the logs that should not be there.
+func (f *fleet) check(atATime int) {
+	f.t.Helper()
+	if most := f.mostAtATime(); most > atATime {
+		f.t.Errorf("%d token requests at a time, want %d at the most", most, atATime)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, failure := range f.failures[:min(len(f.failures), 10)] {
+		f.t.Error(failure)
+	}
+	if len(f.failures) > 0 || f.answered.Load() == 0 {
+		f.t.Errorf("%d answers were not the API's, %d were", len(f.failures), f.answered.Load())
+	}
+	for _, m := range f.members {
+		for line := range strings.Lines(m.logs.all()) {
+			if strings.Contains(line, "DATA RACE") || strings.Contains(line, "panic") {
+				f.t.Errorf("gateway %s: %s", m.name, m.logs.all())
+				break
+			}
+		}
+	}
+}
+
+// member returns the gateway of that name.
+func (f *fleet) member(name string) *fleetMember {
+	f.t.Helper()
+	n, err := strconv.Atoi(name)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return f.members[n]
+}
+
+// partner is a stand-in for a token endpoint and for the API behind it, which accepts the
+// tokens that were granted, for as long as they were granted.
+type partner struct {
+	api *httptest.Server
+
+	mu       sync.Mutex
+	requests []tokenRequestSeen
+	tokens   []partnerToken // the first is that with number 1
+	lifetime time.Duration
+	leeway   time.Duration // by which the API accepts tokens for longer
+	held     chan<- string // is told who sends the next token request, which is not answered
+	flying   int
+	most     int // requests at a time
+}
+
+type tokenRequestSeen struct {
+	from string
+	at   time.Time
+}
+
+type partnerToken struct {
+	expires time.Time
+	revoked bool
+	from    string // who got it
+}
+
+func startPartner(t *testing.T) *partner {
+	p := &partner{lifetime: time.Hour}
+	p.api = httptest.NewServer(http.HandlerFunc(p.serveAPI))
+	t.Cleanup(p.api.Close)
+	return p
+}
+
+// serveToken is the token endpoint.
+func (p *partner) serveToken(w http.ResponseWriter, r *http.Request, from string) {
+	_, _ = io.Copy(io.Discard, r.Body)
+	if id, secret, _ := r.BasicAuth(); id != "app" || secret != "s3cret-canary" {
+		http.Error(w, `{"error":"invalid_client"}`, http.StatusUnauthorized)
+		return
+	}
+	p.mu.Lock()
+	p.requests = append(p.requests, tokenRequestSeen{from, time.Now()})
+	held := p.held
+	p.held = nil
+	p.flying++
+	p.most = max(p.most, p.flying)
+	p.mu.Unlock()
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.flying--
+	}()
+	if held != nil {
+		held <- from
+		<-r.Context().Done()
+		return
+	}
+	p.mu.Lock()
+	p.tokens = append(p.tokens, partnerToken{expires: time.Now().Add(p.lifetime), from: from})
+	number, lifetime := len(p.tokens), p.lifetime
+	p.mu.Unlock()
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"access_token":"token-%d","token_type":"Bearer","expires_in":%d}`, number, int(lifetime.Seconds()))
+}
+
+// serveAPI is the API. It answers with the token.
+func (p *partner) serveAPI(w http.ResponseWriter, r *http.Request) {
+	number, _ := strconv.Atoi(strings.TrimPrefix(bearer(r), "token-"))
+	p.mu.Lock()
+	valid := number > 0 && number <= len(p.tokens) && !p.tokens[number-1].revoked &&
+		time.Now().Before(p.tokens[number-1].expires.Add(p.leeway))
+	p.mu.Unlock()
+	if !valid {
+		rejectToken(w)
+		return
+	}
+	_, _ = io.WriteString(w, bearer(r))
+}
+
+// newest is the number of the last token.
+func (p *partner) newest() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.tokens)
+}
+
+// asked is the number of token requests.
+func (p *partner) asked() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.requests)
+}
+
+// grantFor sets the lifetime of the tokens from now on.
+func (p *partner) grantFor(lifetime time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lifetime = lifetime
+}
+
+// revokeAll has the API reject all tokens that were granted so far. It returns the number
+// of the next.
+func (p *partner) revokeAll() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n := range p.tokens {
+		p.tokens[n].revoked = true
+	}
+	return len(p.tokens) + 1
+}
+
+// holder of a token is who got it from the endpoint.
+func (p *partner) holder(number int) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tokens[number-1].from
+}
+
+// holdNext leaves the next token request without an answer. It returns who has sent it.
+func (p *partner) holdNext() <-chan string {
+	held := make(chan string, 1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.held = held
+	return held
+}
+
+// mostAtATime is how many token requests there were at a time.
+func (p *partner) mostAtATime() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.most
+}

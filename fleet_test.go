@@ -1,0 +1,145 @@
+package oauthcc
+
+import (
+	"testing"
+	"time"
+)
+
+const (
+	fleetSize = 8
+
+	// fleetPause is the time between two requests of a client, on average.
+	fleetPause = 120 * time.Millisecond
+
+	// fleetLifetime is that of tokens which are renewed ahead: from fleetAhead on, and a
+	// good while before they expire.
+	fleetLifetime  = 16 * time.Second
+	fleetAhead     = fleetLifetime * 18 / 100 // nine tenths, less six tenths and a fifth of that
+	fleetAheadTime = "refresh_ahead 60%"
+)
+
+// budget counts the token requests from now on.
+type budget struct {
+	f     *fleet
+	asked int
+	began time.Time
+}
+
+func (f *fleet) budget() budget { return budget{f, f.asked(), time.Now()} }
+
+// renewals is how many renewals ahead there was time for.
+func (b budget) renewals() int { return int(time.Since(b.began) / fleetAhead) }
+
+// want checks how many token requests there were.
+func (b budget) want(what string, least, most int) {
+	b.f.t.Helper()
+	got := b.f.asked() - b.asked
+	b.f.t.Logf("%s: %d token requests, %v", what, got, time.Since(b.began).Round(time.Millisecond))
+	if got < least || got > most {
+		b.f.t.Errorf("%s: %d token requests, want %d to %d", what, got, least, most)
+	}
+}
+
+func TestScenarioFleetSharesTokens(t *testing.T) {
+	f := newFleetOfProcesses(t, fleetSize, t.TempDir(), "storage", fleetAheadTime)
+	f.grantFor(fleetLifetime)
+	all := f.budget()
+	f.startAll()
+	stop := f.load(fleetPause)
+	f.allServe(1)
+
+	renewals := int(lasting(3, 15))
+	f.await("tokens are renewed", func() bool { return f.newest() > renewals })
+	f.check(1)
+
+	// One gateway has a new token already, which is revoked with all before it. None of its
+	// requests is on its way with an older one, but others still use that.
+	f.await("a token is used besides an older one", func() bool {
+		newest := f.newest()
+		old := 0
+		for _, m := range f.members {
+			if !m.serves(newest) {
+				old++
+			}
+		}
+		return old > 0 && f.member(f.holder(newest)).serves(newest)
+	})
+	f.grantFor(time.Hour)
+	renewed := all.asked + f.newest() // one request for each
+	next := f.revokeAll()
+	all.want("lifetimes", 1+renewals, 1+all.renewals())
+	if f.asked() != renewed {
+		t.Errorf("%d token requests for %d tokens", f.asked(), renewed)
+	}
+	revoked := f.budget()
+	f.allServe(next)
+	revoked.want("revocation of two tokens", 1, 1)
+
+	pass(forcedSpacing) // who has just replaced a rejected token leaves the endpoint alone for so long
+	revoked = f.budget()
+	f.allServe(f.revokeAll())
+	revoked.want("revocation", 1, 1)
+
+	// Whoever starts finds the token.
+	restarted := f.budget()
+	f.stopAll()
+	f.startAll()
+	answered := f.answered.Load()
+	f.await("all gateways serve", func() bool { return f.answered.Load() > answered+100 })
+	restarted.want("restart of all", 0, 0)
+	stop()
+	f.check(1)
+}
+
+func TestScenarioFleetOutlivesItsGateways(t *testing.T) {
+	f := newFleetOfProcesses(t, fleetSize, t.TempDir(), "storage", fleetAheadTime)
+
+	// The first to ask dies while everyone waits for it.
+	asks, started := f.holdNext(), f.budget()
+	f.startAll()
+	stop := f.load(fleetPause)
+	dead := f.member(<-asks)
+	dead.kill()
+	f.grantFor(fleetLifetime)
+	f.allServe(1)
+	started.want("kill while all wait for a first token", 2, 2)
+	f.check(1)
+	for range int(lasting(1, 5)) {
+		back := f.budget()
+		dead.restart()
+		f.allServe(f.newest())
+		back.want("restart of one", 0, back.renewals())
+
+		// The next dies while it renews a token that can still be used, so nobody waits.
+		f.awaitLockGone()
+		waited, renewed := f.waited.Load(), f.budget()
+		asks = f.holdNext()
+		dead = f.member(<-asks)
+		dead.kill()
+		f.grantFor(time.Hour)
+		f.allServe(f.newest() + 1)
+		if n := f.waited.Load() - waited; n > 0 {
+			t.Errorf("%d requests waited for a token while there was one", n)
+		}
+		renewed.want("kill during a renewal", 2, 2)
+		f.check(1)
+		back = f.budget()
+		dead.restart()
+		dead.awaits(f.newest())
+		back.want("restart of one", 0, 0)
+
+		// The next dies while everyone waits for it to replace a rejected token.
+		f.awaitLockGone()
+		revoked := f.budget()
+		asks = f.holdNext()
+		next := f.revokeAll()
+		dead = f.member(<-asks)
+		dead.kill()
+		f.grantFor(fleetLifetime)
+		f.allServe(next)
+		revoked.want("kill while all wait", 2, 2)
+		f.check(1)
+	}
+	stop()
+	f.check(1)
+}
