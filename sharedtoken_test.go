@@ -49,7 +49,7 @@ func TestSharedTokenIsReadByWhoHasTheCredential(t *testing.T) {
 	}
 	for _, secret := range []string{"token-canary", "s3cret-canary", "app", "example.com"} {
 		for _, text := range []string{secret, base64.StdEncoding.EncodeToString([]byte(secret))} {
-			if bytes.Contains(record, []byte(text)) || strings.Contains(key.path()+key.lock(false), text) {
+			if bytes.Contains(record, []byte(text)) || strings.Contains(key.path()+key.lock(0, false), text) {
 				t.Errorf("who reads the storage sees %q", text)
 			}
 		}
@@ -78,7 +78,7 @@ func TestSharedTokenIsBoundToItsGrant(t *testing.T) {
 		if _, err := other.open(record); err == nil {
 			t.Errorf("%s: read with the key of another grant", name)
 		}
-		if other.path() == key.path() || other.lock(false) == key.lock(false) {
+		if other.path() == key.path() || other.lock(0, false) == key.lock(0, false) {
 			t.Errorf("%s: at the same place", name)
 		}
 	}

@@ -225,7 +225,7 @@ func (t *turn) waitFor(ctx context.Context, second bool) (found *grantedToken, g
 			letGo()
 		}
 	}()
-	name := t.key.lock(second)
+	name := t.key.lock(t.sequence, second)
 	got := make(chan error)
 	t.storage.lock(held, name, got)
 	interval := firstLook

@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -229,13 +230,13 @@ func TestDeadHolderOfTheLock(t *testing.T) {
 		fleet := newFleet(t, storage, 8, plain)
 		endpoint := fleet[0].endpoint
 		endpoint.takes = 200 * time.Millisecond
-		dieWithTheLock := func() {
-			if err := storage.Lock(t.Context(), fleet[0].sharedKey(t).lock(false)); err != nil {
+		dieWithTheLock := func(sequence uint64) {
+			if err := storage.Lock(t.Context(), fleet[0].sharedKey(t).lock(sequence, false)); err != nil {
 				t.Fatal(err)
 			}
 			storage.killHolders()
 		}
-		dieWithTheLock()
+		dieWithTheLock(0)
 		answers := make(chan virtualAnswer, len(fleet))
 		for _, g := range fleet {
 			go func() { answers <- g.get() }()
@@ -249,7 +250,7 @@ func TestDeadHolderOfTheLock(t *testing.T) {
 
 		// Ahead of the expiry nobody waits at all.
 		time.Sleep(56*time.Minute + 30*time.Second)
-		dieWithTheLock()
+		dieWithTheLock(1)
 		load(fleet, 100*time.Millisecond, 20*time.Second, func(a virtualAnswer) {
 			if a.status != 200 || a.waited != 0 {
 				t.Errorf("got %+v", a)
@@ -267,7 +268,7 @@ func TestRequestEndsTheLongWaitForAnotherGateway(t *testing.T) {
 		g.endpoint.expiresIn = "100"
 		g.mustGet()
 		time.Sleep(60 * time.Second) // stale, until 90 s
-		if err := storage.Lock(t.Context(), g.sharedKey(t).lock(false)); err != nil {
+		if err := storage.Lock(t.Context(), g.sharedKey(t).lock(1, false)); err != nil {
 			t.Fatal(err)
 		}
 		if a := g.mustGet(); a.from != statusStale {
@@ -296,5 +297,33 @@ func TestRenewalAheadOutlastsAnotherGatewaysFetch(t *testing.T) {
 			}
 		})
 		wantTokenRequests(t, endpoint, 2)
+	})
+}
+func TestLockThatIsNeverReleasedDelaysOneRenewalOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		fleet := newFleet(t, storage, 3, plain)
+		accepted := "token-1"
+		for _, g := range fleet {
+			g.mustGet()
+			g.accepts(func(token string) bool { return token == accepted }, nil)
+		}
+		storage.becomes(func(operation string) error {
+			if operation == "unlock" {
+				return errors.New("no")
+			}
+			return nil
+		}, nil)
+		for _, accepted = range []string{"token-2", "token-3", "token-4"} {
+			time.Sleep(forcedSpacing)
+			for _, g := range fleet {
+				if a := g.mustGet(); a.token != accepted || a.waited > time.Second {
+					t.Errorf("got %+v", a)
+				}
+			}
+		}
+		if n := fleet[0].endpoint.count(); n != 4 {
+			t.Errorf("%d token requests, want 4", n)
+		}
 	})
 }

@@ -156,7 +156,7 @@ func TestLateLockIsReleased(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemoryStorage()
 		g := newFleet(t, storage, 1, plain)[0]
-		first, second := g.sharedKey(t).lock(false), g.sharedKey(t).lock(true)
+		first, second := g.sharedKey(t).lock(0, false), g.sharedKey(t).lock(0, true)
 		for _, name := range []string{first, second} {
 			if err := storage.Lock(t.Context(), name); err != nil {
 				t.Fatal(err)
