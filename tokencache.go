@@ -450,19 +450,19 @@ func (g *cachedGrant) start(src source, kind flight) {
 	g.flight = &kind
 	g.aheadFrom.Store(&never)
 	g.entry.keep()
-	go g.fly(ctx, g.flight, src)
+	go g.fly(ctx, g.flight, g.task(g.flight), src)
 }
 
 // never comes.
 var never = time.Unix(1<<40, 0)
 
 // fly runs one fetch to its end.
-func (g *cachedGrant) fly(ctx context.Context, f *flight, src source) {
+func (g *cachedGrant) fly(ctx context.Context, f *flight, task fetchTask, src source) {
 	defer g.entry.release()
 	result := func() fetched {
 		defer close(f.done)
 		defer f.cancel()
-		result := src.fetch(ctx, g.task(f))
+		result := src.fetch(ctx, task)
 		o := g.land(f, result)
 		if result.failure == nil || ctx.Err() == nil { // else nobody waits for it any more
 			src.report(o)
@@ -474,7 +474,7 @@ func (g *cachedGrant) fly(ctx context.Context, f *flight, src source) {
 	}
 }
 
-// task is what the source is told of the fetch.
+// task is what the source is told of the fetch. The caller holds mu.
 func (g *cachedGrant) task(f *flight) fetchTask {
 	last := g.current.Load()
 	return fetchTask{
