@@ -297,17 +297,19 @@ func (m *fleetMember) request(p *gatewayProcess, client *http.Client, n int) {
 }
 
 // serves reports whether all clients of the gateway were last served with that token or a
-// later one. Each sends one request at a time, so none is on its way with an earlier one.
+// later one that is not revoked. Each sends one request at a time, so none is on its way with
+// an earlier one.
 func (m *fleetMember) serves(number int) bool {
 	for n := range m.latest {
-		if int(m.latest[n].Load()) < number {
+		if latest := int(m.latest[n].Load()); latest < number || m.isRevoked(latest) {
 			return false
 		}
 	}
 	return true
 }
 
-// allServe waits until all clients are served with that token or a later one.
+// allServe waits until all clients are served with that token or a later one that is not
+// revoked.
 func (f *fleet) allServe(number int) {
 	f.t.Helper()
 	f.await(fmt.Sprintf("all gateways serve token %d", number), func() bool {
@@ -347,10 +349,10 @@ func (f *fleet) check(atATime int) {
 		f.t.Errorf("%d answers were not the API's, %d were", len(f.failures), f.answered.Load())
 	}
 	for _, m := range f.members {
-		for line := range strings.Lines(m.logs.all()) {
-			if strings.Contains(line, "DATA RACE") || strings.Contains(line, "panic") {
-				f.t.Errorf("gateway %s: %s", m.name, m.logs.all())
-				break
+		logs := m.logs.all()
+		for _, what := range []string{"DATA RACE", "panic"} {
+			if at := strings.Index(logs, what); at >= 0 {
+				f.t.Errorf("gateway %s: %.5000s", m.name, logs[at:])
 			}
 		}
 	}
@@ -375,7 +377,6 @@ type partner struct {
 	requests []tokenRequestSeen
 	tokens   []partnerToken // the first is that with number 1
 	lifetime time.Duration
-	leeway   time.Duration // by which the API accepts tokens for longer
 	held     chan<- string // is told who sends the next token request, which is not answered
 	flying   int
 	most     int // requests at a time
@@ -389,6 +390,7 @@ type tokenRequestSeen struct {
 type partnerToken struct {
 	expires time.Time
 	revoked bool
+	used    bool
 	from    string // who got it
 }
 
@@ -434,15 +436,22 @@ func (p *partner) serveToken(w http.ResponseWriter, r *http.Request, from string
 // serveAPI is the API. It answers with the token.
 func (p *partner) serveAPI(w http.ResponseWriter, r *http.Request) {
 	number, _ := strconv.Atoi(strings.TrimPrefix(bearer(r), "token-"))
-	p.mu.Lock()
-	valid := number > 0 && number <= len(p.tokens) && !p.tokens[number-1].revoked &&
-		time.Now().Before(p.tokens[number-1].expires.Add(p.leeway))
-	p.mu.Unlock()
-	if !valid {
+	if !p.accepts(number) {
 		rejectToken(w)
 		return
 	}
 	_, _ = io.WriteString(w, bearer(r))
+}
+
+func (p *partner) accepts(number int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if number < 1 || number > len(p.tokens) {
+		return false
+	}
+	t := &p.tokens[number-1]
+	t.used = true
+	return !t.revoked && time.Now().Before(t.expires)
 }
 
 // newest is the number of the last token.
@@ -466,15 +475,20 @@ func (p *partner) grantFor(lifetime time.Duration) {
 	p.lifetime = lifetime
 }
 
-// revokeAll has the API reject all tokens that were granted so far. It returns the number
-// of the next.
-func (p *partner) revokeAll() int {
+// revokeAll has the API reject all tokens that were granted so far, but for those that are
+// still on their way to a gateway.
+func (p *partner) revokeAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for n := range p.tokens {
-		p.tokens[n].revoked = true
+		p.tokens[n].revoked = p.tokens[n].used
 	}
-	return len(p.tokens) + 1
+}
+
+func (p *partner) isRevoked(number int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.tokens[number-1].revoked
 }
 
 // holder of a token is who got it from the endpoint.

@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -66,18 +67,19 @@ func TestScenarioFleetSharesTokens(t *testing.T) {
 	})
 	f.grantFor(time.Hour)
 	renewed := all.asked + f.newest() // one request for each
-	next := f.revokeAll()
+	f.revokeAll()
 	all.want("lifetimes", 1+renewals, 1+all.renewals())
 	if f.asked() != renewed {
 		t.Errorf("%d token requests for %d tokens", f.asked(), renewed)
 	}
 	revoked := f.budget()
-	f.allServe(next)
+	f.allServe(1)
 	revoked.want("revocation of two tokens", 1, 1)
 
 	pass(forcedSpacing) // who has just replaced a rejected token leaves the endpoint alone for so long
 	revoked = f.budget()
-	f.allServe(f.revokeAll())
+	f.revokeAll()
+	f.allServe(1)
 	revoked.want("revocation", 1, 1)
 
 	// Whoever starts finds the token.
@@ -114,8 +116,8 @@ func TestScenarioFleetOutlivesItsGateways(t *testing.T) {
 		// lock of its own: that of the first to die would be in the way for ten seconds, and
 		// longer if a process lives that had it just before.
 		revoked := f.budget()
-		dead = f.killNextToAsk(func() { f.revokeAll() })
-		f.allServe(f.newest() + 1)
+		dead = f.killNextToAsk(f.revokeAll)
+		f.allServe(1)
 		revoked.want("kill while all wait", 2, 2)
 		f.check(1)
 		f.restart(dead)
@@ -123,7 +125,8 @@ func TestScenarioFleetOutlivesItsGateways(t *testing.T) {
 		pass(forcedSpacing)
 		f.grantFor(fleetLifetime)
 		revoked = f.budget()
-		f.allServe(f.revokeAll())
+		f.revokeAll()
+		f.allServe(1)
 		revoked.want("revocation after that", 1, 1)
 		f.check(1)
 	}
@@ -159,4 +162,27 @@ func (f *fleet) restart(m *fleetMember) {
 	}
 	f.allServe(f.newest())
 	back.want("restart of one", 0, 0)
+}
+
+func TestScenarioFleetWithFlakyStorage(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	storage := fmt.Sprintf("storage oauth_cc_test_flaky %s %d{name}", t.TempDir(), seed%1e6)
+	f := newFleetOfProcesses(t, fleetSize, t.TempDir(), storage, fleetAheadTime)
+	f.grantFor(fleetLifetime)
+	all := f.budget()
+	f.startAll()
+	stop := f.load(fleetPause)
+	f.allServe(1)
+	revocations := int(lasting(3, 20))
+	for range revocations {
+		pass(max(forcedSpacing, fleetLifetime/3))
+		f.revokeAll()
+		f.allServe(1)
+		f.check(fleetSize)
+	}
+	stop()
+	f.check(fleetSize)
+	// Each gateway asks as often as it would alone, and no more.
+	all.want("all", 1+revocations, fleetSize*(1+revocations+all.renewals()))
 }

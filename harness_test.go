@@ -25,6 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	caddy.RegisterModule(new(testLogs))
+	caddy.RegisterModule(new(flakyStorage))
 	if config := os.Getenv(gatewayConfig); config != "" {
 		os.Exit(runGateway(config))
 	}
