@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -197,6 +198,9 @@ func (m *fleetMember) start() error {
 		return fmt.Errorf("it has not started: %w", err)
 	}
 	p.addr = strings.TrimSpace(addr)
+	for n := range m.latest {
+		m.latest[n].Store(0)
+	}
 	m.current.Store(p)
 	return nil
 }
@@ -320,6 +324,21 @@ func (f *fleet) allServe(number int) {
 		}
 		return true
 	})
+}
+
+// each reports whether it holds for each gateway.
+func (f *fleet) each(holds func(*fleetMember) bool) bool {
+	return !slices.ContainsFunc(f.members, func(m *fleetMember) bool { return !holds(m) })
+}
+
+// told counts what the gateway has told of the storage, by operation.
+func (m *fleetMember) told(message string) map[string]int {
+	counts := make(map[string]int)
+	for _, entry := range m.logs.with(message) {
+		operation, _ := entry["operation"].(string)
+		counts[operation]++
+	}
+	return counts
 }
 
 // await polls for a condition. What has gone wrong by then is told at once.

@@ -2,6 +2,9 @@ package oauthcc
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -86,8 +89,7 @@ func TestScenarioFleetSharesTokens(t *testing.T) {
 	restarted := f.budget()
 	f.stopAll()
 	f.startAll()
-	answered := f.answered.Load()
-	f.await("all gateways serve", func() bool { return f.answered.Load() > answered+100 })
+	f.allServe(1)
 	restarted.want("restart of all", 0, 0)
 	stop()
 	f.check(1)
@@ -160,7 +162,7 @@ func (f *fleet) restart(m *fleetMember) {
 	if err := m.start(); err != nil {
 		f.t.Fatalf("gateway %s: %v\n%s", m.name, err, m.logs.all())
 	}
-	f.allServe(f.newest())
+	f.allServe(1)
 	back.want("restart of one", 0, 0)
 }
 
@@ -185,4 +187,103 @@ func TestScenarioFleetWithFlakyStorage(t *testing.T) {
 	f.check(fleetSize)
 	// Each gateway asks as often as it would alone, and no more.
 	all.want("all", 1+revocations, fleetSize*(1+revocations+all.renewals()))
+}
+
+const (
+	storageFails = "the storage fails; tokens are not shared with other gateways until it works again"
+	storageWorks = "the storage works again"
+)
+
+// TestScenarioFleetLosesItsStorage breaks a storage in ways that bind root as well.
+func TestScenarioFleetLosesItsStorage(t *testing.T) {
+	parent := t.TempDir()
+	folder, whole, other := filepath.Join(parent, "storage"), filepath.Join(parent, "whole"), filepath.Join(parent, "other")
+	for _, name := range []string{whole, other} {
+		if err := os.Mkdir(name, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	replaceWithLink(t, folder, whole)
+	const size = 4
+	f := newFleetOfProcesses(t, size, folder, "storage", fleetAheadTime)
+	f.grantFor(fleetLifetime / 2)
+	f.startAll()
+	stop := f.load(fleetPause)
+	f.allServe(1)
+	f.check(1)
+	f.wantFailing(0)
+
+	// Nothing can be read, so each gets its own tokens, and a second one.
+	writeFile(t, folder, "not a folder")
+	f.await("each gateway renews its tokens", func() bool {
+		return f.each(func(m *fleetMember) bool { return len(m.logs.with("token obtained")) > 2 })
+	})
+	f.wantFailing(1, "load", "store")
+	f.check(size)
+
+	replaceWithLink(t, folder, whole)
+	f.grantFor(time.Hour)
+	f.await("each gateway notices that the storage works", func() bool {
+		return f.each(func(m *fleetMember) bool { return m.told("the storage works again")["load"] > 0 })
+	})
+	mended := f.budget()
+	f.revokeAll()
+	f.allServe(1)
+	mended.want("revocation when it is mended", 1, size) // each may think that its own token is the newest
+	revoke := func(what string, asked int) {
+		t.Helper()
+		pass(forcedSpacing)
+		revoked := f.budget()
+		f.revokeAll()
+		f.allServe(1)
+		revoked.want(what, asked, asked)
+	}
+	revoke("revocation after that", 1)
+
+	// All is lost, which is as if it had never been there.
+	replaceWithLink(t, folder, other)
+	revoke("revocation with an empty storage", 1)
+	f.wantFailing(1)
+
+	// Nothing can be written.
+	replaceWithLink(t, folder, filepath.Join(parent, "nowhere"))
+	revoke("revocation with a storage that can't be written", size)
+	f.wantFailing(2, "lock")
+
+	replaceWithLink(t, folder, other)
+	revoke("revocation when that is mended", 1)
+	stop()
+	f.wantFailing(2)
+	f.check(size)
+}
+
+// wantFailing checks what each gateway has told of the storage: that it fails, once each time
+// it did and so often at the most, and that it works again, once after that. These operations
+// fail now.
+func (f *fleet) wantFailing(times int, operations ...string) {
+	f.t.Helper()
+	for _, m := range f.members {
+		fails := m.told("the storage fails; tokens are not shared with other gateways until it works again")
+		works := m.told("the storage works again")
+		for _, operation := range []string{"load", "store", "lock"} {
+			least := works[operation]
+			if slices.Contains(operations, operation) {
+				least++
+			}
+			if n := fails[operation]; n < least || n > min(times, works[operation]+1) {
+				f.t.Errorf("gateway %s told %d times that the storage fails, and %d times that it works: %s", m.name, n, works[operation], operation)
+			}
+		}
+	}
+}
+
+// replaceWithLink makes the name one for another folder, in one step.
+func replaceWithLink(t *testing.T, name, to string) {
+	t.Helper()
+	if err := os.Symlink(to, name+".new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		t.Fatal(err)
+	}
 }
