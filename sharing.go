@@ -186,7 +186,9 @@ func (t *turn) until(second bool) time.Time {
 	first, last, from := t.timeout/2, t.timeout*3/4, t.began
 	if !t.wantedAt.IsZero() {
 		last = min(sharingPatience, t.timeout/4)
-		first, from = last*3/4, t.wantedAt
+		// Half of it, so that whoever gets the second lock has as long for an answer as who
+		// had the first.
+		first, from = last/2, t.wantedAt
 	}
 	if second {
 		return from.Add(last)

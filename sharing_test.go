@@ -277,8 +277,8 @@ func TestRequestEndsTheLongWaitForAnotherGateway(t *testing.T) {
 		time.Sleep(time.Second)
 		wantTokenRequests(t, g.endpoint, 1)
 		g.accepts(func(token string) bool { return token != "token-1" }, nil)
-		if a := g.mustGet(); a.token != "token-2" || a.waited != 1500*time.Millisecond {
-			t.Errorf("got %+v, want a wait of 1.5 s", a)
+		if a := g.mustGet(); a.token != "token-2" || a.waited != time.Second {
+			t.Errorf("got %+v, want a wait of 1 s", a)
 		}
 	})
 }
@@ -324,6 +324,41 @@ func TestLockThatIsNeverReleasedDelaysOneRenewalOnly(t *testing.T) {
 		}
 		if n := fleet[0].endpoint.count(); n != 4 {
 			t.Errorf("%d token requests, want 4", n)
+		}
+	})
+}
+
+func TestDeadHolderCostsOneRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		fleet := newFleet(t, storage, 8, plain)
+		for _, g := range fleet {
+			g.mustGet()
+			g.accepts(func(token string) bool { return token == "token-2" }, nil)
+		}
+		request, err := fleet[0].source.resolveWithin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := request.sharedKey(fleet[0].trust...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := storage.Lock(t.Context(), key.lock(1, false)); err != nil {
+			t.Fatal(err)
+		}
+		fleet[0].endpoint.takes = 500 * time.Millisecond
+		answers := make(chan virtualAnswer, len(fleet))
+		for _, g := range fleet {
+			go func() { answers <- g.get() }()
+		}
+		for range fleet {
+			if a := <-answers; a.status != 200 || a.token != "token-2" || a.waited > sharingPatience {
+				t.Errorf("got %+v", a)
+			}
+		}
+		if n := fleet[0].endpoint.count(); n != 2 {
+			t.Errorf("%d token requests, want 2", n)
 		}
 	})
 }
