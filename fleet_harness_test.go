@@ -396,6 +396,7 @@ type partner struct {
 	requests []tokenRequestSeen
 	tokens   []partnerToken // the first is that with number 1
 	lifetime time.Duration
+	single   bool          // a token ends the one before
 	held     chan<- string // is told who sends the next token request, which is not answered
 	flying   int
 	most     int // requests at a time
@@ -445,6 +446,9 @@ func (p *partner) serveToken(w http.ResponseWriter, r *http.Request, from string
 		return
 	}
 	p.mu.Lock()
+	if n := len(p.tokens); p.single && n > 0 {
+		p.tokens[n-1].revoked = true
+	}
 	p.tokens = append(p.tokens, partnerToken{expires: time.Now().Add(p.lifetime), from: from})
 	number, lifetime := len(p.tokens), p.lifetime
 	p.mu.Unlock()

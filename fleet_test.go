@@ -95,6 +95,24 @@ func TestScenarioFleetSharesTokens(t *testing.T) {
 	f.check(1)
 }
 
+// Some servers have one token for each client: that it is renewed is its end, before the
+// others know the next.
+func TestScenarioFleetWithOneTokenAtATime(t *testing.T) {
+	f := newFleetOfProcesses(t, fleetSize, t.TempDir(), "storage", fleetAheadTime)
+	f.grantFor(fleetLifetime)
+	f.single = true
+	all := f.budget()
+	f.startAll()
+	stop := f.load(fleetPause)
+	f.allServe(1)
+	renewals := int(lasting(3, 15))
+	f.await("tokens are renewed", func() bool { return f.newest() > renewals })
+	f.allServe(1)
+	stop()
+	all.want("lifetimes", 1+renewals, 1+all.renewals())
+	f.check(1)
+}
+
 func TestScenarioFleetOutlivesItsGateways(t *testing.T) {
 	f := newFleetOfProcesses(t, fleetSize, t.TempDir(), "storage", fleetAheadTime)
 	f.grantFor(fleetLifetime)
