@@ -190,21 +190,21 @@ type heldToken struct {
 
 // hold makes it. A handler with one grant keeps it for as long as the token is used, so that
 // not every request does it anew.
-func (s *grantSource) hold(t *token) *heldToken {
+func (s *grantSource) hold(t *token) heldToken {
 	h := s.h
 	if h.table != nil {
 		return h.makeHeld(t)
 	}
-	held := h.held.Load()
-	if held == nil || held.token != t {
-		held = h.makeHeld(t)
-		h.held.Store(held)
+	if held := h.held.Load(); held != nil && held.token == t {
+		return *held
 	}
+	held := h.makeHeld(t)
+	h.held.Store(&held)
 	return held
 }
 
-func (h *Handler) makeHeld(t *token) *heldToken {
-	held := &heldToken{token: t, header: t.bearer, staleFrom: h.refreshAhead.staleFrom(t)}
+func (h *Handler) makeHeld(t *token) heldToken {
+	held := heldToken{token: t, header: t.bearer, staleFrom: h.refreshAhead.staleFrom(t)}
 	if h.scheme != bearerScheme {
 		held.header = h.scheme + t.value
 	}

@@ -39,20 +39,16 @@ type grantKey [sha256.Size]byte
 // newGrantKey hashes the fields, each with its length before it, so that no two
 // different lists are written alike.
 func newGrantKey(groups ...[]string) grantKey {
-	hash := sha256.New()
-	writeLength := func(n int) {
-		var length [8]byte
-		binary.BigEndian.PutUint64(length[:], uint64(n))
-		hash.Write(length[:])
-	}
+	var space [512]byte // on the stack, enough for most
+	b := space[:0]
 	for _, group := range groups {
-		writeLength(len(group))
+		b = binary.BigEndian.AppendUint64(b, uint64(len(group)))
 		for _, field := range group {
-			writeLength(len(field))
-			hash.Write([]byte(field))
+			b = binary.BigEndian.AppendUint64(b, uint64(len(field)))
+			b = append(b, field...)
 		}
 	}
-	return grantKey(hash.Sum(nil))
+	return sha256.Sum256(b)
 }
 
 // grants holds the tokens of all configurations in this process, by grantKey: a
