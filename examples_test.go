@@ -34,6 +34,7 @@ var exampleTests = map[string]func(*testing.T){
 	"fleet":              testFleet,
 	"fleet-redis":        testFleetRedis,
 	"genesys-cloud":      func(t *testing.T) { testProviderExample(t, genesysCloud) },
+	"multi-tenant":       testMultiTenant,
 	"myparcel":           func(t *testing.T) { testProviderExample(t, myParcel) },
 	"patients-know-best": func(t *testing.T) { testProviderExample(t, patientsKnowBest) },
 	"private-ca":         testPrivateCA,
@@ -416,6 +417,53 @@ func testTwoAPIs(t *testing.T) {
 	if requests := endpoint.recorded(); len(requests) != 1 || !strings.Contains(requests[0].body, "scope=orders%3Awrite+stock%3Aread") {
 		t.Errorf("token requests: %v", requests)
 	}
+}
+
+// testMultiTenant has hashes that cost less than those of the example.
+func testMultiTenant(t *testing.T) {
+	endpoint := startTenantServer(t, map[string]string{"orchard-17": "s3cret-canary-orchard"})
+	eu := startTenantServer(t, map[string]string{"harbor-4": "s3cret-canary-harbor"})
+	upstream := startAPI(t)
+	file := filepath.Join(t.TempDir(), "secret")
+	writeFile(t, file, "s3cret-canary-orchard\n")
+	start := func(replace ...string) *gateway {
+		return startExample(t, "multi-tenant", exampleRun{
+			env: map[string]string{
+				"TOKEN_ENDPOINT": endpoint.URL + "/token", "EU_TOKEN_ENDPOINT": eu.URL + "/token",
+				"ORCHARD_SECRET_FILE": file, "HARBOR_SECRET": "s3cret-canary-harbor", "API": upstream.URL,
+			},
+			replace: append([]string{
+				"$2a$14$HdWVuwHUsNXqxh.TW1EFFuS2bgEZjGMK9ezA7QqkRKaYOlernw5N2", "$2a$04$t2WNAUApo48fJKb3idOlrOGu3kU.PNPpAHaS3ftPJe1wTxe8omhUG",
+				"$2a$14$YUh7un46Ktx.IhnqkEnw6.63mmKJHs3MNRCgZaxdGyIloWPMNo7Um", "$2a$04$nFuVe.fpP2WETJ30qKLnV.knHdV75H6syfvLjga1z2KSTjuImU7zu",
+			}, replace...),
+		})
+	}
+	g := start()
+	as := func(user, password string, lines ...string) answer {
+		credential := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
+		return sendLines(t, http.MethodGet, g.url("/"), "", append(lines, "Authorization: Basic "+credential)...)
+	}
+	for range 2 {
+		checkAnswer(t, as("orchard", "orchard-demo"), 200, "GET / with of-orchard-17-1")
+		checkAnswer(t, as("harbor", "harbor-demo"), 200, "GET / with of-harbor-4-1")
+	}
+	// Nothing that a client writes makes it another one.
+	checkAnswer(t, as("orchard", "orchard-demo", "X-Tenant: harbor", "Partner_id: harbor-4"), 200, "GET / with of-orchard-17-1")
+	wantProbed(t, as("orchard", "harbor-demo"), 401, "")
+	wantProbed(t, as("stranger", "orchard-demo"), 401, "")
+	wantProbed(t, g.get("/"), 401, "")
+
+	endpoint.becomes("orchard-17", "s3cret-canary-new")
+	writeFile(t, file, "s3cret-canary-new\n")
+	checkAnswer(t, as("orchard", "orchard-demo"), 200, "GET / with of-orchard-17-2")
+	wantFetched(t, endpoint.tokenServer, 2)
+	wantFetched(t, eu.tokenServer, 1)
+
+	// One who can log in and is not in the map has nobody's credential.
+	g = start("\tharbor {$EU_TOKEN", "\tother {$EU_TOKEN")
+	checkAnswer(t, as("harbor", "harbor-demo"), 502, "")
+	wantMissing(t, g, "token_endpoint: placeholder {partner_endpoint} is empty", 1)
+	wantFetched(t, eu.tokenServer, 1)
 }
 
 func testUpload(t *testing.T) {
