@@ -127,8 +127,10 @@ func (s *grantSource) changedSince(ctx context.Context, failure *fetchError) boo
 	defer cancel()
 	request, err := s.resolveWithin(ctx)
 	if err != nil {
-		now := time.Now()
-		h.lookedInVain.Store(&now)
+		if _, ok := errors.AsType[unfitValueError](err); !ok {
+			now := time.Now()
+			h.lookedInVain.Store(&now)
+		}
 		return false
 	}
 	return request.key() != failure.asked
@@ -148,7 +150,7 @@ func (s *grantSource) resolveWithin(ctx context.Context) (grantRequest, error) {
 		go func() {
 			request, err := h.resolve(h.standIn(s.values))
 			if err == nil {
-				err = request.check()
+				err = s.check(request)
 			}
 			<-h.resolving // before it is told, so that who is told can look again at once
 			done <- resolved{request, err}
@@ -163,6 +165,19 @@ func (s *grantSource) resolveWithin(ctx context.Context) (grantRequest, error) {
 		return grantRequest{}, errResolving
 	}
 }
+
+// check checks a request whose placeholders are resolved.
+func (s *grantSource) check(request grantRequest) error {
+	err := request.check()
+	if err != nil && s.h.table != nil {
+		return unfitValueError{err}
+	}
+	return err
+}
+
+// unfitValueError is that of a request which can't be sent, where values in it come from
+// that of a client: others may well be sent.
+type unfitValueError struct{ error }
 
 var errResolving = errors.New("a placeholder could not be resolved in time; the file may be on a mount that hangs")
 

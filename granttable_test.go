@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
@@ -584,6 +585,30 @@ func TestFetchStaysInTheQueueDuringAnOutage(t *testing.T) {
 		if a := g.as(t.Context(), "known", nil); a.token != "of-known-2" || a.from != statusFresh {
 			t.Errorf("got %+v", a)
 		}
+	})
+}
+
+// One whose value can't be sent does not keep others from noticing a replaced secret.
+func TestUnfitValueHidesNoReplacedSecret(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "secret")
+		writeFile(t, file, "old")
+		g, _ := newTenantGateway(t, &Handler{ClientSecret: "{file." + file + "}", RequestHeaders: map[string][]string{"X-Tenant": {"{" + tenantPlaceholder + "}"}}})
+		endpoint := &lockedEndpoint{secret: "new"}
+		g.client.transport = endpoint
+		for _, tenant := range []string{"known", "unfit\n"} {
+			if a := g.as(t.Context(), tenant, nil); a.status != 502 {
+				t.Errorf("%q got %+v", tenant, a)
+			}
+		}
+		writeFile(t, file, "new")
+		if a := g.as(t.Context(), "unfit\n", nil); a.status != 502 {
+			t.Errorf("got %+v", a)
+		}
+		if n := endpoint.count(); n != 1 {
+			t.Errorf("%d token requests", n)
+		}
+		g.wantTenantServed("known", "of-new")
 	})
 }
 
