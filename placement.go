@@ -47,8 +47,9 @@ func siblingRoutes(ctx caddy.Context) []caddyhttp.RouteList {
 
 // routesAround are the lists of routes around the handler that ctx is for, at all depths.
 func routesAround(ctx caddy.Context) []caddyhttp.RouteList {
-	var lists []caddyhttp.RouteList
-	for _, module := range ctx.Modules() {
+	modules := ctx.Modules()
+	lists := make([]caddyhttp.RouteList, 0, len(modules))
+	for _, module := range modules {
 		lists = append(lists, routesOf(module)...)
 	}
 	return lists
