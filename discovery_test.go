@@ -461,6 +461,26 @@ func TestMetadataThatCannotBeReadAgainIsWarnedOf(t *testing.T) {
 	})
 }
 
+// Many grants of one issuer begin at once, and some of them just when the first has read.
+func TestMetadataIsReadOnceForAll(t *testing.T) {
+	for range 200 {
+		server := &discoveryServer{at: map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: document(nil)}, testEndpoint: cannedAnswer{body: `{"access_token":"a","token_type":"Bearer"}`}}}
+		d := new(discovery)
+		var wait sync.WaitGroup
+		for range 20 {
+			wait.Go(func() {
+				if _, failure := fetchBy(t, server, issuerRequest(), d); failure != nil {
+					t.Error(failure)
+				}
+			})
+		}
+		wait.Wait()
+		if n := strings.Count(server.since(), "8414"); n != 1 {
+			t.Fatalf("the metadata was read %d times", n)
+		}
+	}
+}
+
 // FuzzMetadata: whatever a server says of itself, no endpoint comes of it that the
 // credential may not be sent to.
 func FuzzMetadata(f *testing.F) {
