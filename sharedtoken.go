@@ -92,8 +92,38 @@ func (k sharedKey) seal(t sharedToken) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	header := binary.BigEndian.AppendUint64([]byte{storageFormat}, uint64(max(0, t.Sent.Add(t.Lifetime).Unix())))
+	header := headerOf(t.Sent.Add(t.Lifetime))
 	return k.aead.Seal(header, nil, text, header), nil
+}
+
+// signPath is where the holder of a lock gives signs of life.
+func signPath(lock string) string { return storagePrefix + "/" + lock }
+
+const signText = "alive"
+
+// makeSign makes a sign of life, each time another one.
+func (k sharedKey) makeSign(now time.Time) []byte {
+	header := headerOf(now)
+	return k.aead.Seal(header, nil, []byte(signText), header)
+}
+
+func (k sharedKey) isSign(record []byte) bool {
+	text, ok := k.openText(record)
+	return ok && string(text) == signText
+}
+
+// headerOf is what is not encrypted of a record that nobody needs after that.
+func headerOf(expiry time.Time) []byte {
+	return binary.BigEndian.AppendUint64([]byte{storageFormat}, uint64(max(0, expiry.Unix())))
+}
+
+// openText decrypts a record.
+func (k sharedKey) openText(record []byte) ([]byte, bool) {
+	if len(record) < storageHeader || len(record) > 2*maxResponse || record[0] != storageFormat {
+		return nil, false
+	}
+	text, err := k.aead.Open(nil, nil, record[storageHeader:], record[:storageHeader])
+	return text, err == nil
 }
 
 var errNoRecord = errors.New("not a record of this grant")
@@ -101,11 +131,8 @@ var errNoRecord = errors.New("not a record of this grant")
 // open decrypts a token.
 func (k sharedKey) open(record []byte) (sharedToken, error) {
 	var t sharedToken
-	if len(record) < storageHeader || len(record) > 2*maxResponse || record[0] != storageFormat {
-		return t, errNoRecord
-	}
-	text, err := k.aead.Open(nil, nil, record[storageHeader:], record[:storageHeader])
-	if err != nil || json.Unmarshal(text, &t) != nil || t.Value == "" || t.Lifetime <= 0 || t.Lifetime > maxLifetime {
+	text, ok := k.openText(record)
+	if !ok || json.Unmarshal(text, &t) != nil || t.Value == "" || t.Lifetime <= 0 || t.Lifetime > maxLifetime {
 		return sharedToken{}, errNoRecord
 	}
 	return t, nil

@@ -1,11 +1,13 @@
 package oauthcc
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -15,9 +17,17 @@ import (
 )
 
 const (
-	// sharingPatience is how long a fetch that requests wait for is held up for other
-	// gateways at the most, however the storage is.
+	// sharingPatience is how long a fetch that requests wait for is held up at the most by a
+	// storage, or by a gateway that has the lock and gives no sign of life.
 	sharingPatience = 2 * time.Second
+
+	// signInterval is how often the gateway that has the lock gives a sign of life, and
+	// signPatience how long one is good for.
+	signInterval = 300 * time.Millisecond
+	signPatience = 2 * signInterval
+
+	// signLook is the time for a look for one.
+	signLook = 200 * time.Millisecond
 
 	// Who waits for another gateway's token looks for it between firstLook and lastLook
 	// apart.
@@ -119,7 +129,7 @@ func (s *sharing) fetch(ctx context.Context, task fetchTask, request *grantReque
 			after: func() { turn.end(key, nil) },
 		}
 	}
-	result := ask(ctx)
+	result := turn.ask(ctx, ask)
 	if result.failure != nil {
 		result.after = func() { turn.end(key, nil) }
 		return result
@@ -144,6 +154,8 @@ type turn struct {
 	sequence uint64    // of the newest token that was seen
 	lock     string    // that is held, or empty
 	letGo    func()    // ends the context that it is held with
+	sign     []byte    // of life, the last that was seen of who has the lock
+	signs    int       // that have been seen since
 	off      bool      // the storage is not to be used
 }
 
@@ -156,6 +168,10 @@ func (s *sharing) await(ctx context.Context, key sharedKey, task fetchTask) (*tu
 	}
 	if t.off {
 		return t, nil
+	}
+	select {
+	case t.wantedAt = <-task.wanted:
+	default:
 	}
 	found, err := t.look(ctx)
 	if found != nil || err != nil {
@@ -177,12 +193,6 @@ func (s *sharing) await(ctx context.Context, key sharedKey, task fetchTask) (*tu
 // until is when the wait for one of the locks ends. As long as no request waits there is
 // time enough to outlast another gateway's first try.
 func (t *turn) until(second bool) time.Time {
-	if t.wantedAt.IsZero() {
-		select {
-		case t.wantedAt = <-t.task.wanted:
-		default:
-		}
-	}
 	first, last, from := t.timeout/2, t.timeout*3/4, t.began
 	if !t.wantedAt.IsZero() {
 		last = min(sharingPatience, t.timeout/4)
@@ -190,10 +200,75 @@ func (t *turn) until(second bool) time.Time {
 		// had the first.
 		first, from = last/2, t.wantedAt
 	}
+	more := time.Duration(t.signs) * signPatience
 	if second {
-		return from.Add(last)
+		return from.Add(last + more)
 	}
-	return from.Add(first)
+	return from.Add(first + more)
+}
+
+// left is the time until the wait ends, unless there is a sign of life.
+func (t *turn) left(second bool) time.Duration {
+	return time.Until(t.until(second)) - signLook
+}
+
+// isAlive reports whether who has the lock has given a sign of life since the last look for
+// one: the endpoint may be slow, and would be slower if all asked it. It is waited for
+// a little longer than a first try takes.
+func (t *turn) isAlive(ctx context.Context, lock string, second bool) bool {
+	if t.wantedAt.IsZero() {
+		return false // there was time enough
+	}
+	most := t.timeout * 3 / 5
+	if second {
+		most = t.timeout * 3 / 4
+	}
+	if t.until(second).Add(signPatience).After(t.wantedAt.Add(most)) {
+		return false
+	}
+	before := t.sign
+	if t.sign = t.loadSign(ctx, lock); len(t.sign) == 0 || before == nil || bytes.Equal(t.sign, before) {
+		return false
+	}
+	t.signs++
+	return true
+}
+
+// loadSign loads a sign of life. It is empty if there is none.
+func (t *turn) loadSign(ctx context.Context, lock string) []byte {
+	record, err := t.storage.load(ctx, signPath(lock), signLook)
+	if err != nil || !t.key.isSign(record) {
+		return []byte{}
+	}
+	return record
+}
+
+// ask asks the endpoint and gives signs of life, if others wait for the lock.
+func (t *turn) ask(ctx context.Context, ask func(context.Context) fetched) fetched {
+	if t.lock == "" || t.off {
+		return ask(ctx)
+	}
+	living, die := context.WithCancel(ctx)
+	var signs sync.WaitGroup
+	signs.Go(func() { t.giveSigns(living) })
+	defer signs.Wait()
+	defer die()
+	return ask(ctx)
+}
+
+func (t *turn) giveSigns(ctx context.Context) {
+	ticker := time.NewTicker(signInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+		if t.storage.store(ctx, signPath(t.lock), t.key.makeSign(t.now())) != nil {
+			return
+		}
+	}
 }
 
 // look loads the token and returns it if it will do.
@@ -230,10 +305,13 @@ func (t *turn) waitFor(ctx context.Context, second bool) (found *grantedToken, g
 	name := t.key.lock(t.sequence, second)
 	got := make(chan error)
 	t.storage.lock(held, name, got)
+	t.sign = nil
 	interval := firstLook
-	enough, next := time.NewTimer(time.Until(t.until(second))), time.NewTimer(jittered(interval))
-	defer enough.Stop()
-	defer next.Stop()
+	enough, next := time.NewTimer(t.left(second)), time.NewTimer(jittered(interval))
+	middle := time.NewTimer(t.left(second) / 2)
+	for _, timer := range []*time.Timer{enough, next, middle} {
+		defer timer.Stop()
+	}
 	for {
 		select {
 		case err := <-got:
@@ -252,10 +330,18 @@ func (t *turn) waitFor(ctx context.Context, second bool) (found *grantedToken, g
 			}
 			interval = min(2*interval, lastLook)
 			next.Reset(jittered(interval))
+		case <-middle.C:
+			if !t.wantedAt.IsZero() {
+				t.sign = t.loadSign(ctx, name)
+			}
 		case t.wantedAt = <-t.task.wanted:
-			enough.Reset(time.Until(t.until(second)))
+			enough.Reset(t.left(second))
+			middle.Reset(t.left(second) / 2)
 		case <-enough.C:
-			return nil, true
+			if !t.isAlive(ctx, name, second) {
+				return nil, true
+			}
+			enough.Reset(t.left(second))
 		case <-ctx.Done():
 			return nil, false
 		}

@@ -277,8 +277,8 @@ func TestRequestEndsTheLongWaitForAnotherGateway(t *testing.T) {
 		time.Sleep(time.Second)
 		wantTokenRequests(t, g.endpoint, 1)
 		g.accepts(func(token string) bool { return token != "token-1" }, nil)
-		if a := g.mustGet(); a.token != "token-2" || a.waited != time.Second {
-			t.Errorf("got %+v, want a wait of 1 s", a)
+		if a := g.mustGet(); a.token != "token-2" || a.waited != time.Second-signLook {
+			t.Errorf("got %+v, want a wait of 0.8 s", a)
 		}
 	})
 }
@@ -360,5 +360,70 @@ func TestDeadHolderCostsOneRequest(t *testing.T) {
 		if n := fleet[0].endpoint.count(); n != 2 {
 			t.Errorf("%d token requests, want 2", n)
 		}
+	})
+}
+
+// An endpoint that is slow is not made slower by a whole fleet, as long as the gateway that
+// asks it is seen to live.
+func TestFleetWaitsForASlowEndpoint(t *testing.T) {
+	for _, takes := range []time.Duration{1500 * time.Millisecond, 3 * time.Second, 4500 * time.Millisecond} {
+		t.Run(takes.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				storage := newMemoryStorage()
+				fleet := newFleet(t, storage, 32, plain)
+				endpoint := fleet[0].endpoint
+				endpoint.takes = takes
+				answers := make(chan virtualAnswer, len(fleet))
+				for _, g := range fleet {
+					go func() { answers <- g.get() }()
+				}
+				for range fleet {
+					if a := <-answers; a.status != 200 || a.waited > takes+time.Second {
+						t.Errorf("got %+v", a)
+					}
+				}
+				wantTokenRequests(t, endpoint, 1)
+
+				// The signs of life of that time are none.
+				time.Sleep(2 * time.Hour)
+				endpoint.takes = 0
+				if err := storage.Lock(t.Context(), fleet[0].sharedKey(t).lock(1, false)); err != nil {
+					t.Fatal(err)
+				}
+				storage.killHolders()
+				if a := fleet[0].mustGet(); a.waited > sharingPatience {
+					t.Errorf("got %+v", a)
+				}
+			})
+		})
+	}
+}
+
+// Signs of life can't be made by who does not have the credential.
+func TestSignsOfLifeAreTheFleetsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		g := newFleet(t, storage, 1, plain)[0]
+		name := g.sharedKey(t).lock(0, false)
+		if err := storage.Lock(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan struct{})
+		var forging sync.WaitGroup
+		forging.Go(func() {
+			for n := byte(0); ; n++ {
+				select {
+				case <-done:
+					return
+				case <-time.After(signInterval):
+					_ = storage.Store(t.Context(), signPath(name), []byte{storageFormat, 0, 0, 0, 0, 0, 0, 0, 0, n})
+				}
+			}
+		})
+		if a := g.mustGet(); a.waited > sharingPatience {
+			t.Errorf("got %+v", a)
+		}
+		close(done)
+		forging.Wait()
 	})
 }

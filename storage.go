@@ -73,7 +73,7 @@ func within[T any](ctx context.Context, s *sharedStorage, limit time.Duration, o
 		}
 	case <-ctx.Done():
 	}
-	if limit < storageLimit/2 {
+	if limit < storageLimit {
 		return none, errNoTimeLeft
 	}
 	return none, errStorageHangs
