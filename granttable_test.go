@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -636,4 +637,19 @@ func TestReleasedTableServesWhoWaits(t *testing.T) {
 		g.wantTenantServed("known", "of-known-1") // its renewal was of no use to anyone
 		checkGrantUsers(t, g.key, 0)
 	})
+}
+
+// Handlers share a table only if they mean the same limit.
+func TestLimitIsTheHandlersOwn(t *testing.T) {
+	tables := make(map[*grantTable]bool)
+	for _, limit := range []int{0, 1, 2, 2, defaultMaxTokens} {
+		h := handlerInMemory(t, &Handler{Scopes: []string{tenantHeader}, MaxTokens: limit})
+		if want := cmp.Or(limit, defaultMaxTokens); h.table.limit != want {
+			t.Errorf("the limit is %d, want %d", h.table.limit, want)
+		}
+		tables[h.table] = true
+	}
+	if len(tables) != 3 {
+		t.Errorf("%d tables, want one for each limit", len(tables))
+	}
 }
