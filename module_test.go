@@ -163,9 +163,7 @@ func TestProvisionRefuses(t *testing.T) {
 		{"key that is empty", withKey("signing_key " + empty), []string{"signing_key: " + empty + ": the file is empty"}},
 		{"alg of another key", withKey("signing_key " + keyFile + " {\nalg PS256\n}"), []string{"signing_key: " + keyFile + ": alg PS256 does not fit the key", "use ES256, or another key"}},
 		{"lifetime of an assertion below a second", withKey("signing_key " + keyFile + " {\nlifetime 10ms\n}"), []string{"signing_key: lifetime: ", "use at least 1s"}},
-		{"file from a placeholder of the request", withKey("signing_key {http.request.host}"), []string{"signing_key: unknown placeholder {http.request.host}"}},
 		{"key_id that is not set", withKey("signing_key " + keyFile + " {\nkey_id {env.OAUTH_CC_TEST_UNSET}\n}"), []string{"signing_key.key_id: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
-		{"audience from a placeholder of the request", withKey("signing_key " + keyFile + " {\naudience {http.request.host}\n}"), []string{"signing_key.audience: unknown placeholder {http.request.host}"}},
 		{"assertion as JSON", withKey("signing_key "+keyFile, "request_format json"), []string{"request_format: auth_method private_key_jwt is defined for forms alone", "use form"}},
 		{"mutual TLS without a certificate", configWithClient("client_id app", "auth_method tls_client_auth"), []string{"transport: auth_method tls_client_auth needs a client certificate", "write transport { tls_client_auth <certificate> <key> }"}},
 		{"mutual TLS with a secret", configWith("auth_method tls_client_auth", "transport {\ntls_client_auth a b\n}"), []string{"client_secret: auth_method tls_client_auth has no secret", "remove it"}},
@@ -211,10 +209,8 @@ func TestProvisionRefuses(t *testing.T) {
 		{"resource", configWith("resource {env.OAUTH_CC_TEST_UNSET}"), []string{"resource: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
 		{"param", configWith("param tenant {env.OAUTH_CC_TEST_UNSET}"), []string{"param tenant: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
 		{"request_header", configWith("request_header X-Key {env.OAUTH_CC_TEST_UNSET}"), []string{"request_header X-Key: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
-		{"placeholder of the request", configWith("scope {http.request.header.X-Tenant}"), []string{"scope: unknown placeholder {http.request.header.X-Tenant}", "use {env.*} or {file.", `\{`}},
-		{"short placeholder of the request", configAt("https://{host}/token"), []string{"token_endpoint: unknown placeholder {http.request.host}", `\{`}},
 		{"placeholder of the time", configWith("param now {time.now}"), []string{"param now: unknown placeholder {time.now}", `\{`}},
-		{"braces in a secret", configWithClient("client_id app", "client_secret a{"+configCanary+"}z"), []string{"client_secret: unknown placeholder", "use {env.*} or {file.", `write \{ for a literal brace`}},
+		{"braces in a secret", configWithClient("client_id app", "client_secret a{"+configCanary+"}z"), []string{"client_secret: unknown placeholder", "use {env.*}, {file.", `write \{ for a literal brace`}},
 		{"empty braces in a secret", configWithClient("client_id app", "client_secret "+configCanary+"{}"), []string{"client_secret: unknown placeholder", `\{`}},
 
 		// The token request.
