@@ -154,12 +154,16 @@ func (t grantedToken) share(now time.Time) sharedToken {
 }
 
 // adopt makes a record's token one of this gateway's. A clock that is behind that of the
-// gateway which got it would have the token used for too long: by as much as can be seen,
-// it is refused, and what a JWT says of its own end holds by the clock here as well.
-func (t sharedToken) adopt(now time.Time) (grantedToken, bool) {
+// gateway which got it would have the token used for too long. Where that can be seen, as it
+// comes from the future, its greatest possible age counts, or it is refused if that is not
+// known either and 0. What a JWT says of its own end holds by the clock here as well.
+func (t sharedToken) adopt(now time.Time, most time.Duration) (grantedToken, bool) {
 	age := now.Sub(t.Sent)
 	if age < -min(expiryMargin, t.Lifetime/10) {
-		return grantedToken{}, false
+		if most == 0 {
+			return grantedToken{}, false
+		}
+		age = most
 	}
 	age = max(age, 0)
 	lifetime := t.Lifetime

@@ -200,7 +200,7 @@ func TestTokenOfAGatewayWithAnotherClock(t *testing.T) {
 		t.Run(fmt.Sprint(test.ahead), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				now := time.Now()
-				granted, ok := testSharedToken(now.Add(test.ahead)).adopt(now)
+				granted, ok := testSharedToken(now.Add(test.ahead)).adopt(now, 0)
 				if ok != test.usable {
 					t.Fatalf("usable: %v", ok)
 				}
@@ -212,6 +212,35 @@ func TestTokenOfAGatewayWithAnotherClock(t *testing.T) {
 	}
 }
 
+// A token that has come while it was waited for can't be older than the wait and a fetch,
+// whatever the clocks say.
+func TestTokenFromTheFutureThatWasWaitedForIsUsed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fleet := newFleet(t, newMemoryStorage(), 2, plain)
+		ahead, late := fleet[0], fleet[1]
+		ahead.sharing.now = func() time.Time { return time.Now().Add(time.Minute) }
+		ahead.endpoint.takes = time.Second
+		answers := make(chan virtualAnswer)
+		go func() { answers <- ahead.get() }()
+		time.Sleep(500 * time.Millisecond)
+		if a := late.mustGet(); a.token != "token-1" {
+			t.Errorf("got %+v", a)
+		}
+		<-answers
+		got := late.source.grant.current.Load()
+		if left := time.Until(got.sent.monotonic.Add(got.lifetime)); left > time.Hour-time.Duration(late.Timeout) || left < time.Hour-2*time.Duration(late.Timeout) {
+			t.Errorf("%s are left of its life", left)
+		}
+		// One that was there before can be of any age.
+		restarted := newFleet(t, newMemoryStorage(), 1, plain)[0]
+		restarted.sharing, restarted.endpoint = late.sharing, late.endpoint
+		restarted.client.transport = late.endpoint
+		if a := restarted.mustGet(); a.token != "token-2" {
+			t.Errorf("got %+v", a)
+		}
+	})
+}
+
 // A JWT says when it ends by the clock of who issued it.
 func TestSharedJWTEndsWhenItSays(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -219,12 +248,12 @@ func TestSharedJWTEndsWhenItSays(t *testing.T) {
 		token := testSharedToken(now.Add(-10 * time.Minute))
 		claims := fmt.Sprintf(`{"iat":%d,"exp":%d}`, now.Add(-10*time.Minute).Unix(), now.Add(20*time.Minute).Unix())
 		token.Value = "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".c2ln"
-		granted, ok := token.adopt(now)
+		granted, ok := token.adopt(now, 0)
 		if left := time.Until(granted.sent.Add(granted.lifetime)); !ok || left != 20*time.Minute {
 			t.Errorf("%s are left of its life, %v", left, ok)
 		}
 		for _, late := range []time.Duration{20 * time.Minute, 25 * time.Minute} {
-			if granted, ok := token.adopt(now.Add(late)); ok && newToken(granted).usable(time.Now()) {
+			if granted, ok := token.adopt(now.Add(late), 0); ok && newToken(granted).usable(time.Now()) {
 				t.Errorf("it is used at its end, %s from now", late)
 			}
 		}

@@ -152,6 +152,8 @@ type turn struct {
 	began    time.Time
 	wantedAt time.Time // when a request began to wait for the outcome; zero if none does
 	sequence uint64    // of the newest token that was seen
+	looked   bool      // the storage has answered to the first look
+	first    uint64    // sequence of the token that was there then, 0 without
 	lock     string    // that is held, or empty
 	letGo    func()    // ends the context that it is held with
 	sign     []byte    // of life, the last that was seen of who has the lock
@@ -200,7 +202,7 @@ func (t *turn) until(second bool) time.Time {
 		// had the first.
 		first, from = last/2, t.wantedAt
 	}
-	more := time.Duration(t.signs) * signPatience
+	more := min(time.Duration(t.signs)*signPatience, t.timeout/2-first) // not longer than a first try takes
 	if second {
 		return from.Add(last + more)
 	}
@@ -213,30 +215,23 @@ func (t *turn) left(second bool) time.Duration {
 }
 
 // isAlive reports whether who has the lock has given a sign of life since the last look for
-// one: the endpoint may be slow, and would be slower if all asked it. It is waited for
-// a little longer than a first try takes.
+// one, so that more time is left for it: the endpoint may be slow, and would be slower if all
+// asked it.
 func (t *turn) isAlive(ctx context.Context, lock string, second bool) bool {
 	if t.wantedAt.IsZero() {
 		return false // there was time enough
 	}
-	most := t.timeout * 3 / 5
-	if second {
-		most = t.timeout * 3 / 4
-	}
-	if t.until(second).Add(signPatience).After(t.wantedAt.Add(most)) {
-		return false
-	}
-	before := t.sign
+	before, until := t.sign, t.until(second)
 	if t.sign = t.loadSign(ctx, lock); len(t.sign) == 0 || before == nil || bytes.Equal(t.sign, before) {
 		return false
 	}
 	t.signs++
-	return true
+	return t.until(second).After(until)
 }
 
 // loadSign loads a sign of life. It is empty if there is none.
 func (t *turn) loadSign(ctx context.Context, lock string) []byte {
-	record, err := t.storage.load(ctx, signPath(lock), signLook)
+	record, err := t.storage.load(ctx, signPath(lock), min(signLook, time.Until(t.until(true))))
 	if err != nil || !t.key.isSign(record) {
 		return []byte{}
 	}
@@ -278,15 +273,19 @@ func (t *turn) look(ctx context.Context) (*grantedToken, error) {
 		t.off = t.storage.rests()
 		return nil, err
 	}
-	if record == nil {
-		return nil, nil
-	}
 	shared, err := t.key.open(record)
+	if !t.looked {
+		t.looked, t.first = true, shared.Sequence
+	}
 	if err != nil {
-		return nil, nil // another's, or a later version's: the same as none
+		return nil, nil // none, another's, or a later version's
 	}
 	t.sequence = max(t.sequence, shared.Sequence)
-	granted, ok := shared.adopt(t.now())
+	most := time.Duration(0)
+	if shared.Sequence > t.first { // it was got since
+		most = time.Since(t.began) + t.timeout
+	}
+	granted, ok := shared.adopt(t.now(), most)
 	if !ok || !t.task.accepts(granted, t.stale) {
 		return nil, nil
 	}
