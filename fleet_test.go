@@ -207,11 +207,6 @@ func TestScenarioFleetWithFlakyStorage(t *testing.T) {
 	all.want("all", 1+revocations, fleetSize*(1+revocations+all.renewals()))
 }
 
-const (
-	storageFails = "the storage fails; tokens are not shared with other gateways until it works again"
-	storageWorks = "the storage works again"
-)
-
 // TestScenarioFleetLosesItsStorage breaks a storage in ways that bind root as well.
 func TestScenarioFleetLosesItsStorage(t *testing.T) {
 	parent := t.TempDir()

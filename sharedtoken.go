@@ -62,12 +62,12 @@ func (k sharedKey) path() string { return storagePrefix + "/" + k.name }
 const lockNames = 16
 
 // lock is the name of the lock under which the token is fetched that follows the one with
-// that number. The second is for those who have waited for the first in vain. A lock that is
-// never released is in the way of one renewal and not of the next: Caddy's file storage
-// keeps the lock of a holder that has died fresh for as long as a process lives that had a
-// lock of that name a few seconds before.
-func (k sharedKey) lock(sequence uint64, second bool) string {
-	name := storagePrefix + "-" + k.name + "-" + strconv.FormatUint(sequence%lockNames, 10)
+// that sequence number in the storage. The second is for those who have waited for the first
+// in vain. A lock that is never released is in the way of one renewal and not of the next:
+// Caddy's file storage keeps the lock of a holder that has died fresh for as long as a
+// process lives that had a lock of that name a few seconds before.
+func (k sharedKey) lock(stored uint64, second bool) string {
+	name := storagePrefix + "-" + k.name + "-" + strconv.FormatUint(stored%lockNames, 10)
 	if second {
 		name += "-2"
 	}

@@ -154,6 +154,7 @@ type turn struct {
 	sequence uint64    // of the newest token that was seen
 	looked   bool      // the storage has answered to the first look
 	first    uint64    // sequence of the token that was there then, 0 without
+	stored   uint64    // likewise at the last look
 	lock     string    // that is held, or empty
 	letGo    func()    // ends the context that it is held with
 	sign     []byte    // of life, the last that was seen of who has the lock
@@ -277,6 +278,7 @@ func (t *turn) look(ctx context.Context) (*grantedToken, error) {
 	if !t.looked {
 		t.looked, t.first = true, shared.Sequence
 	}
+	t.stored = shared.Sequence
 	if err != nil {
 		return nil, nil // none, another's, or a later version's
 	}
@@ -301,7 +303,7 @@ func (t *turn) waitFor(ctx context.Context, second bool) (found *grantedToken, g
 			letGo()
 		}
 	}()
-	name := t.key.lock(t.sequence, second)
+	name := t.key.lock(t.stored, second)
 	got := make(chan error)
 	t.storage.lock(held, name, got)
 	t.sign = nil
