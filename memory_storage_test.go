@@ -32,6 +32,8 @@ type memoryLock struct {
 	dies time.Time       // zero while its holder lives
 }
 
+func (l *memoryLock) isLost() bool { return l.held.Err() != nil }
+
 func newMemoryStorage() *memoryStorage {
 	return &memoryStorage{values: make(map[string][]byte), locks: make(map[string]*memoryLock), calls: make(map[string]int)}
 }
@@ -115,7 +117,7 @@ func (s *memoryStorage) Lock(ctx context.Context, name string) error {
 	for {
 		s.mu.Lock()
 		lock := s.locks[name]
-		if lock == nil || lock.held.Err() != nil || !lock.dies.IsZero() && time.Now().After(lock.dies) {
+		if lock == nil || lock.isLost() || !lock.dies.IsZero() && time.Now().After(lock.dies) {
 			s.locks[name] = &memoryLock{held: ctx}
 			s.mu.Unlock()
 			return nil

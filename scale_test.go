@@ -556,7 +556,7 @@ func wantsDocumented(t *testing.T, document, table string) {
 	}
 	documented := strings.Split(rest, "\n")
 	for i, row := range printed[2:] {
-		name := strings.Split(row, " | ")[0]
+		name, _, _ := strings.Cut(row, " | ")
 		cells := strings.Split(documented[i+1], " | ")
 		if cells[0] != name || len(cells) != strings.Count(scaleColumns, "|")+1 || cells[8] != "0" || cells[9] != "0" {
 			t.Errorf("docs/scale.md has in the place of %q: %s", name, documented[i+1])

@@ -274,12 +274,12 @@ func (t *turn) look(ctx context.Context) (*grantedToken, error) {
 		t.off = t.storage.rests()
 		return nil, err
 	}
-	shared, err := t.key.open(record)
+	shared, ok := t.key.open(record)
 	if !t.looked {
 		t.looked, t.first = true, shared.Sequence
 	}
 	t.stored = shared.Sequence
-	if err != nil {
+	if !ok {
 		return nil, nil // none, another's, or a later version's
 	}
 	t.sequence = max(t.sequence, shared.Sequence)

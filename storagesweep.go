@@ -79,7 +79,7 @@ func (s *sweeper) run(now time.Time) {
 	if err != nil {
 		return
 	}
-	rand.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] })
+	rand.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] }) //nolint:gosec // any order
 	for _, path := range paths[:min(len(paths), sweepMost)] {
 		record, err := s.storage.load(ctx, path, storageLimit)
 		if err != nil {

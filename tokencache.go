@@ -111,7 +111,7 @@ func (t fetchTask) accepts(granted grantedToken, stale refreshAhead) bool {
 		return false
 	}
 	now, offered := time.Now(), newToken(granted)
-	return offered.usable(now) && !(t.ahead && stale.staleFrom(offered).passed(now))
+	return offered.usable(now) && (!t.ahead || !stale.staleFrom(offered).passed(now))
 }
 
 // fetched is what a fetch came to.
