@@ -354,7 +354,7 @@ func (t *turn) waitFor(ctx context.Context, second bool) (found *grantedToken, g
 func (t *turn) end(key sharedKey, fetched *grantedToken) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*storageLimit)
 	defer cancel()
-	if fetched != nil && !t.off {
+	if fetched != nil && (!t.off || t.lock != "") { // others wait for it
 		record, err := key.seal(fetched.share(t.now()))
 		if err == nil {
 			err = t.storage.store(ctx, key.path(), record)

@@ -16,8 +16,8 @@ const (
 	storageLimit = time.Second
 
 	// storageCalls bounds the operations in progress, of which a storage that hangs never
-	// ends any.
-	storageCalls = 256
+	// ends any. Each of 64 fetches at a time can have a few.
+	storageCalls = 1024
 
 	// storageRest is how long a storage that gave no answer in time is left alone.
 	storageRest = 10 * time.Second
