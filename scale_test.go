@@ -464,8 +464,7 @@ func (f *scaleFleet) wantsStart(t *testing.T, x *scaleFigures) {
 }
 
 func (f *scaleFleet) wantsSlow(t *testing.T, x *scaleFigures) {
-	some := float64(len(f.gateways)) / 5
-	f.wantsAsked(t, x, 1, some, float64(len(f.gateways)))
+	f.wantsAsked(t, x, 1, 1.2, float64(len(f.gateways)))
 	f.wantsWaited(t, x, scaleTimeout)
 }
 

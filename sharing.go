@@ -173,7 +173,8 @@ func (s *sharing) await(ctx context.Context, key sharedKey, task fetchTask) (*tu
 		return t, nil
 	}
 	select {
-	case t.wantedAt = <-task.wanted:
+	case at := <-task.wanted:
+		t.wantedAt = later(at, t.began) // it may have had to wait for its turn
 	default:
 	}
 	found, err := t.look(ctx)
