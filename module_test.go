@@ -285,18 +285,7 @@ func TestProvisionRefuses(t *testing.T) {
 			if err == nil {
 				t.Fatalf("was accepted:\n%s", test.config)
 			}
-			message := err.Error()
-			if !strings.HasPrefix(message, test.says[0]) {
-				t.Errorf("the message is %q, which does not begin with %q", message, test.says[0])
-			}
-			for _, part := range test.says[1:] {
-				if !strings.Contains(message, part) {
-					t.Errorf("the message is %q, which does not say %q", message, part)
-				}
-			}
-			if strings.Contains(message, configCanary) {
-				t.Errorf("%q quotes a secret", message)
-			}
+			wantMessage(t, err, test.says)
 			if h.acquired || h.source != nil {
 				t.Error("a token was acquired all the same")
 			}
@@ -305,6 +294,24 @@ func TestProvisionRefuses(t *testing.T) {
 				t.Error("the key of the proofs is still held")
 			}
 		})
+	}
+}
+
+// wantMessage checks an error: it begins with the first text, has the others in it and quotes
+// no secret.
+func wantMessage(t *testing.T, err error, says []string) {
+	t.Helper()
+	message := err.Error()
+	if !strings.HasPrefix(message, says[0]) {
+		t.Errorf("the message is %q, which does not begin with %q", message, says[0])
+	}
+	for _, part := range says[1:] {
+		if !strings.Contains(message, part) {
+			t.Errorf("the message is %q, which does not say %q", message, part)
+		}
+	}
+	if strings.Contains(message, configCanary) {
+		t.Errorf("%q quotes a secret", message)
 	}
 }
 

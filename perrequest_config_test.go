@@ -114,18 +114,7 @@ func TestProvisionRefusesPerRequest(t *testing.T) {
 			if err == nil {
 				t.Fatalf("was accepted:\n%s", test.config)
 			}
-			message := err.Error()
-			if !strings.HasPrefix(message, test.says[0]) {
-				t.Errorf("the message is %q, which does not begin with %q", message, test.says[0])
-			}
-			for _, part := range test.says[1:] {
-				if !strings.Contains(message, part) {
-					t.Errorf("the message is %q, which does not say %q", message, part)
-				}
-			}
-			if strings.Contains(message, configCanary) {
-				t.Errorf("%q quotes a secret", message)
-			}
+			wantMessage(t, err, test.says)
 			if h != nil && (h.acquired || h.table != nil || h.source != nil) {
 				t.Error("a table was acquired all the same")
 			}
