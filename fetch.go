@@ -136,6 +136,17 @@ func (s *grantSource) changedSince(ctx context.Context, failure *fetchError) boo
 	return request.key() != failure.asked
 }
 
+// hasNewer implements source: it looks into the storage.
+func (s *grantSource) hasNewer(ctx context.Context, last *token) bool {
+	if s.h.sharing == nil || len(s.h.resolving) > 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, changeLookup)
+	defer cancel()
+	request, err := s.resolveWithin(ctx)
+	return err == nil && s.h.sharing.hasNewer(ctx, request, last)
+}
+
 // resolveWithin is resolve for as long as ctx lasts. A file on a mount that hangs can
 // hold up one goroutine, and no request.
 func (s *grantSource) resolveWithin(ctx context.Context) (grantRequest, error) {

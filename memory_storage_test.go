@@ -141,6 +141,13 @@ func (s *memoryStorage) Unlock(ctx context.Context, name string) error {
 	return nil
 }
 
+// held counts the locks.
+func (s *memoryStorage) held() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.locks)
+}
+
 // killHolders has the holders of all locks die.
 func (s *memoryStorage) killHolders() {
 	s.mu.Lock()
@@ -148,6 +155,29 @@ func (s *memoryStorage) killHolders() {
 	for _, lock := range s.locks {
 		lock.dies = time.Now().Add(10 * time.Second)
 	}
+}
+
+// put puts a value there as another gateway would; nil takes it away.
+func (s *memoryStorage) put(key string, value []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.values[key] = value; value == nil {
+		delete(s.values, key)
+	}
+}
+
+// all is a copy of the values.
+func (s *memoryStorage) all() map[string][]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.values)
+}
+
+// slows has each operation take so long.
+func (s *memoryStorage) slows(takes time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.takes = takes
 }
 
 // count is how often an operation was begun.

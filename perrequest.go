@@ -205,6 +205,10 @@ func (e *missingValueError) Error() string {
 	return fmt.Sprintf("%s: placeholder {%s} %s", e.placeholder.option, e.placeholder.name, e.reason)
 }
 
+// maxValue bounds what a placeholder of the request stands for, in bytes: a client can send
+// a lot, and grants that fail are remembered.
+const maxValue = 8 << 10
+
 // urlPart is what can stand in a URL without changing how the rest of it is read.
 var urlPart = regexp.MustCompile(`^[A-Za-z0-9_~-]+([.]+[A-Za-z0-9_~-]+)*$`)
 
@@ -215,6 +219,8 @@ func (h *Handler) requestValues(repl *caddy.Replacer) ([]string, error) {
 	for i, p := range h.perRequest {
 		value, _ := repl.Get(p.name)
 		switch values[i] = caddy.ToString(value); {
+		case len(values[i]) > maxValue:
+			return nil, &missingValueError{p, fmt.Sprintf("has more than %d bytes", maxValue)}
 		case values[i] == "":
 			return nil, &missingValueError{p, "is empty"}
 		case p.urlPart && !urlPart.MatchString(values[i]):

@@ -113,6 +113,7 @@ func (s scaleSource) fetch(ctx context.Context, task fetchTask) fetched {
 
 func (s scaleSource) limit() time.Duration                           { return scaleTimeout }
 func (s scaleSource) changedSince(context.Context, *fetchError) bool { return false }
+func (s scaleSource) hasNewer(context.Context, *token) bool          { return false }
 func (s scaleSource) report(outcome)                                 {}
 
 // Interface guard

@@ -180,6 +180,9 @@ func (r grantRequest) sharedKey(trust ...string) (sharedKey, error) {
 		return sharedKey{}, err
 	}
 	r.assertion.file = "" // its content counts, wherever it is
+	if r.issuer != "" {
+		r.endpoint = "" // what is discovered can change, and is not known at first
+	}
 	return newSharedKey(credential, newGrantKey(append(r.fields(), trust)...))
 }
 

@@ -169,10 +169,10 @@ func TestUnreadableRecordIsReplaced(t *testing.T) {
 		storage := newMemoryStorage()
 		g := newFleet(t, storage, 1, plain)[0]
 		path := g.sharedKey(t).path()
-		storage.values[path] = []byte("\x01planted by someone")
+		storage.put(path, []byte("\x01planted by someone"))
 		g.mustGet()
 		synctest.Wait()
-		if _, ok := g.sharedKey(t).open(storage.values[path]); !ok {
+		if _, ok := g.sharedKey(t).open(storage.all()[path]); !ok {
 			t.Error("the record was not replaced")
 		}
 		if len(g.storageNews()) > 0 {
@@ -276,8 +276,9 @@ func TestTokenIsSharedUnderTheCredentialItWasFetchedWith(t *testing.T) {
 			t.Fatalf("got %+v", a)
 		}
 		synctest.Wait()
-		if _, ok := storage.values[fleet[1].sharedKey(t).path()]; !ok || len(storage.values) != 2 { // with the sweeper's mark
-			t.Errorf("%d values, that of the new credential among them: %v", len(storage.values), ok)
+		values := storage.all()
+		if _, ok := values[fleet[1].sharedKey(t).path()]; !ok || len(values) != 2 { // with the sweeper's mark
+			t.Errorf("%d values, that of the new credential among them: %v", len(values), ok)
 		}
 		n := locked.count()
 		if a := fleet[1].mustGet(); a.token != "of-after" || locked.count() != n {

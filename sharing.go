@@ -48,7 +48,7 @@ type sharing struct {
 
 // provisionStorage sets up the sharing of tokens.
 func (h *Handler) provisionStorage(ctx caddy.Context) error {
-	if h.StorageRaw == nil {
+	if h.StorageRaw == nil || string(h.StorageRaw) == "null" {
 		return nil
 	}
 	switch {
@@ -130,18 +130,34 @@ func (s *sharing) fetch(ctx context.Context, task fetchTask, request *grantReque
 		}
 	}
 	result := turn.ask(ctx, ask)
+	result.after = func() { turn.end(key, nil) }
 	if result.failure != nil {
-		result.after = func() { turn.end(key, nil) }
+		// It may be this gateway alone that the endpoint does not want to hear of now.
+		if found, _ := turn.look(ctx, signLook); found != nil {
+			result.granted, result.failure = *found, nil
+		}
 		return result
 	}
 	// The credential can have been replaced meanwhile.
-	if key, err = request.sharedKey(s.trust...); err != nil {
+	asked, err := request.sharedKey(s.trust...)
+	if err != nil {
 		return result
 	}
 	result.granted.sequence = turn.sequence + 1
 	granted := result.granted
-	result.after = func() { turn.end(key, &granted) }
+	result.after = func() { turn.end(asked, &granted) }
 	return result
+}
+
+// hasNewer reports whether another gateway has got a token that will do.
+func (s *sharing) hasNewer(ctx context.Context, request grantRequest, last *token) bool {
+	key, err := request.sharedKey(s.trust...)
+	if err != nil || s.storage.rests() {
+		return false
+	}
+	t := &turn{sharing: s, key: key, task: fetchTask{last: last}, began: time.Now()}
+	found, _ := t.look(ctx, storageLimit)
+	return found != nil
 }
 
 // turn is a gateway's turn to fetch a token, and the wait for it.
@@ -159,6 +175,7 @@ type turn struct {
 	letGo    func()    // ends the context that it is held with
 	sign     []byte    // of life, the last that was seen of who has the lock
 	signs    int       // that have been seen since
+	signed   bool      // signs of this gateway's own life were given
 	off      bool      // the storage is not to be used
 }
 
@@ -177,7 +194,7 @@ func (s *sharing) await(ctx context.Context, key sharedKey, task fetchTask) (*tu
 		t.wantedAt = later(at, t.began) // it may have had to wait for its turn
 	default:
 	}
-	found, err := t.look(ctx)
+	found, err := t.look(ctx, t.until(true).Sub(t.began))
 	if found != nil || err != nil {
 		return t, found
 	}
@@ -189,7 +206,7 @@ func (s *sharing) await(ctx context.Context, key sharedKey, task fetchTask) (*tu
 		// Who has the lock may be dead, or slow. The second one is for those who have waited,
 		// so that still only one of them asks.
 	}
-	s.storage.logger.Info("another gateway's token was waited for in vain; it is fetched here as well",
+	s.storage.logger.Info("the lock for a token was waited for in vain, as another gateway is gone or slow or the storage gives no locks; the token is fetched here as well",
 		zap.Duration("waited", time.Since(t.began)))
 	return t, nil
 }
@@ -199,21 +216,30 @@ func (s *sharing) await(ctx context.Context, key sharedKey, task fetchTask) (*tu
 func (t *turn) until(second bool) time.Time {
 	first, last, from := t.timeout/2, t.timeout*3/4, t.began
 	if !t.wantedAt.IsZero() {
-		last = min(sharingPatience, t.timeout/4)
+		last = min(sharingPatience, t.timeout/2)
 		// Half of it, so that whoever gets the second lock has as long for an answer as who
 		// had the first.
 		first, from = last/2, t.wantedAt
 	}
 	more := min(time.Duration(t.signs)*signPatience, t.timeout/2-first) // not longer than a first try takes
+	// Whatever a request would wait for, there has to be time left to ask the endpoint.
 	if second {
-		return from.Add(last + more)
+		return sooner(from.Add(last+more), t.began.Add(t.timeout*3/4))
 	}
-	return from.Add(first + more)
+	return sooner(from.Add(first+more), t.began.Add(t.timeout/2))
+}
+
+func sooner(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // left is the time until the wait ends, unless there is a sign of life.
 func (t *turn) left(second bool) time.Duration {
-	return time.Until(t.until(second)) - signLook
+	left := time.Until(t.until(second))
+	return left - min(signLook, left/4)
 }
 
 // isAlive reports whether who has the lock has given a sign of life since the last look for
@@ -262,16 +288,20 @@ func (t *turn) giveSigns(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		t.signed = true
 		if t.storage.store(ctx, signPath(t.lock), t.key.makeSign(t.now())) != nil {
 			return
 		}
 	}
 }
 
-// look loads the token and returns it if it will do.
-func (t *turn) look(ctx context.Context) (*grantedToken, error) {
-	record, err := t.storage.load(ctx, t.key.path(), time.Until(t.until(true)))
+// look loads the token and returns it if it will do. It takes no longer than limit.
+func (t *turn) look(ctx context.Context, limit time.Duration) (*grantedToken, error) {
+	record, err := t.storage.load(ctx, t.key.path(), limit)
 	if err != nil {
+		if !t.looked && errors.Is(err, errNoTimeLeft) {
+			t.storage.note(ctx, "load", errStorageHangs) // it had all the time there is
+		}
 		t.off = t.storage.rests()
 		return nil, err
 	}
@@ -323,10 +353,10 @@ func (t *turn) waitFor(ctx context.Context, second bool) (found *grantedToken, g
 				return nil, false
 			}
 			t.lock, t.letGo = name, letGo
-			found, _ = t.look(ctx) // another may have been quicker
+			found, _ = t.look(ctx, time.Until(t.until(true))) // another may have been quicker
 			return found, false
 		case <-next.C:
-			found, err := t.look(ctx)
+			found, err := t.look(ctx, time.Until(t.until(true)))
 			if found != nil || err != nil {
 				return found, false
 			}
@@ -353,7 +383,7 @@ func (t *turn) waitFor(ctx context.Context, second bool) (found *grantedToken, g
 // end shares what was fetched, if anything was, and lets the next gateway have its turn. No
 // request waits for it.
 func (t *turn) end(key sharedKey, fetched *grantedToken) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*storageLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*storageLimit)
 	defer cancel()
 	if fetched != nil && (!t.off || t.lock != "") { // others wait for it
 		record, err := key.seal(fetched.share(t.now()))
@@ -363,6 +393,9 @@ func (t *turn) end(key sharedKey, fetched *grantedToken) {
 		if err == nil {
 			t.sweeper.sweep(t.now())
 		}
+	}
+	if t.signed {
+		t.storage.remove(ctx, signPath(t.lock))
 	}
 	if t.lock != "" {
 		t.storage.unlock(ctx, t.lock)

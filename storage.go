@@ -32,7 +32,7 @@ type sharedStorage struct {
 
 	mu      sync.Mutex
 	ended   bool            // with its configuration, and can be closed by now
-	failing map[string]bool // the operations of which the last one failed
+	failing map[string]bool // the operations of which the last one failed, if any
 	rested  time.Time       // not before then is it used again
 }
 
@@ -116,6 +116,11 @@ func (s *sharedStorage) lock(ctx context.Context, name string, got chan<- error)
 	}()
 }
 
+// remove deletes a value. One that can't be deleted is left to the sweeper.
+func (s *sharedStorage) remove(ctx context.Context, path string) {
+	_, _ = within(ctx, s, storageLimit, func(ctx context.Context) (struct{}, error) { return struct{}{}, s.Delete(ctx, path) })
+}
+
 // unlock releases a lock. One that can't be released expires, and one that was lost is not
 // there any more.
 func (s *sharedStorage) unlock(ctx context.Context, name string) {
@@ -128,8 +133,13 @@ func (s *sharedStorage) note(ctx context.Context, operation string, err error) {
 		return // it was not waited for
 	}
 	s.mu.Lock()
-	news := s.failing[operation] != (err != nil) && !s.ended
-	s.failing[operation] = err != nil
+	failed := len(s.failing) > 0
+	if err != nil {
+		s.failing[operation] = true
+	} else {
+		delete(s.failing, operation)
+	}
+	news := failed != (len(s.failing) > 0) && !s.ended
 	if errors.Is(err, errStorageHangs) || errors.Is(err, errStorageBusy) {
 		s.rested = time.Now().Add(storageRest)
 	}

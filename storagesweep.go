@@ -16,9 +16,8 @@ const (
 	// don't agree.
 	sweepMargin = time.Hour
 
-	// sweepMost bounds the records that one sweep looks at, and sweepLimit its time.
-	sweepMost  = 1000
-	sweepLimit = time.Minute
+	// sweepLimit bounds the time of one sweep. What it does not come to is left to the next.
+	sweepLimit = 10 * time.Minute
 
 	// sweepMark is where gateways tell each other when the storage was last swept.
 	sweepMark = storagePrefix + "/swept"
@@ -73,23 +72,22 @@ func (s *sweeper) run(now time.Time) {
 	if s.storage.store(ctx, sweepMark, []byte(now.UTC().Format(time.RFC3339))) != nil {
 		return
 	}
-	paths, err := within(ctx, s.storage, sweepLimit, func(ctx context.Context) ([]string, error) {
+	paths, err := within(ctx, s.storage, time.Minute, func(ctx context.Context) ([]string, error) {
 		return s.storage.List(ctx, storagePrefix, false)
 	})
 	if err != nil {
 		return
 	}
 	rand.Shuffle(len(paths), func(i, j int) { paths[i], paths[j] = paths[j], paths[i] }) //nolint:gosec // any order
-	for _, path := range paths[:min(len(paths), sweepMost)] {
-		record, err := s.storage.load(ctx, path, storageLimit)
-		if err != nil {
+	for _, path := range paths {
+		// What can't be loaded, such as a folder, is not the sweeper's.
+		record, err := within(ctx, s.storage, storageLimit, func(ctx context.Context) ([]byte, error) { return s.storage.Load(ctx, path) })
+		if ctx.Err() != nil || s.storage.rests() {
 			return
 		}
 		// A token that is stored just now would be lost, and fetched once more.
-		if expiry, ok := expiryOf(record); ok && now.After(expiry.Add(sweepMargin)) && path != sweepMark {
-			_, _ = within(ctx, s.storage, storageLimit, func(ctx context.Context) (struct{}, error) {
-				return struct{}{}, s.storage.Delete(ctx, path)
-			})
+		if expiry, ok := expiryOf(record); err == nil && ok && now.After(expiry.Add(sweepMargin)) && path != sweepMark {
+			s.storage.remove(ctx, path)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"testing/synctest"
@@ -18,23 +19,24 @@ func TestSweepDeletesWhatHasExpired(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			storage.values[storagePrefix+"/"+name] = record
+			storage.put(storagePrefix+"/"+name, record)
 		}
 		put("long-gone", -48*time.Hour)
 		put("gone", -sweepMargin-time.Minute)
 		put("just-gone", -sweepMargin+time.Minute)
 		put("alive", time.Hour)
-		storage.values[storagePrefix+"/of-a-later-version"] = []byte("\x02whatever")
-		storage.values["certificates/example.com"] = []byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00")
+		storage.put(storagePrefix+"/of-a-later-version", []byte("\x02whatever"))
+		storage.put("certificates/example.com", []byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00"))
 		has := func(want ...string) {
 			t.Helper()
+			values := storage.all()
 			for _, name := range want {
-				if _, ok := storage.values[name]; !ok {
+				if values[name] == nil {
 					t.Errorf("%s is gone", name)
 				}
 			}
-			if len(storage.values) != len(want) {
-				t.Errorf("%d values, want %d", len(storage.values), len(want))
+			if len(values) != len(want) {
+				t.Errorf("%d values, want %d", len(values), len(want))
 			}
 		}
 
@@ -71,26 +73,36 @@ func TestSweepDeletesWhatHasExpired(t *testing.T) {
 	})
 }
 
+// However much there is, a sweep takes no longer than its time, and ends with its
+// configuration. Others go on where it ended.
 func TestSweepIsBoundedAndEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const many = 30000
 		storage := newMemoryStorage()
 		record, err := testSharedKey(t, nil).seal(testSharedToken(time.Now().Add(-100 * time.Hour)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for i := range 2 * sweepMost {
-			storage.values[fmt.Sprintf("%s/%d", storagePrefix, i)] = record
+		for i := range many {
+			storage.put(fmt.Sprintf("%s/%d", storagePrefix, i), record)
 		}
+		storage.slows(20 * time.Millisecond)
 		g := newFleet(t, storage, 1, plain)[0]
 		g.mustGet()
-		time.Sleep(time.Minute)
-		if n := storage.count("delete"); n < sweepMost-2 || n > sweepMost {
-			t.Errorf("%d records deleted at once", n)
+		time.Sleep(2 * sweepLimit)
+		first := storage.count("delete")
+		if most := int(sweepLimit/(20*time.Millisecond)) / 2; first < most*9/10 || first > most {
+			t.Errorf("%d records deleted in %s, want %d", first, sweepLimit, most)
 		}
-		// A sweep ends with its configuration.
-		storage.takes = 500 * time.Millisecond
+		time.Sleep(30 * time.Hour)
+		g.mustGet()
+		time.Sleep(2 * sweepLimit)
+		if n := storage.count("delete"); n < first*19/10 {
+			t.Errorf("%d records deleted in two days, %d on the first", n, first)
+		}
+
 		another := newFleet(t, storage, 1, plain)[0]
-		delete(storage.values, sweepMark)
+		storage.put(sweepMark, nil)
 		another.mustGet()
 		time.Sleep(10 * time.Second)
 		another.sharing.end()
@@ -98,6 +110,26 @@ func TestSweepIsBoundedAndEnds(t *testing.T) {
 		time.Sleep(time.Minute)
 		if more := storage.count("load") - n; more > 0 {
 			t.Errorf("%d loads after the end", more)
+		}
+	})
+}
+
+// What can't be loaded is not the sweeper's, and no failure of the storage.
+func TestSweepPassesOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		storage.put(storagePrefix+"/a-folder", []byte("x"))
+		g := newFleet(t, storage, 1, plain)[0]
+		storage.becomes(func(operation string) error {
+			if operation == "load" && storage.count("list") > 0 {
+				return errors.New("is a directory")
+			}
+			return nil
+		}, nil)
+		g.mustGet()
+		time.Sleep(time.Minute)
+		if storage.count("list") != 1 || len(g.storageNews()) > 0 {
+			t.Errorf("listed %d times, and the log says %q", storage.count("list"), g.storageNews())
 		}
 	})
 }

@@ -26,6 +26,10 @@ const (
 	// failed: an endpoint that hangs stalls its callers once and not at every try.
 	outagePatience = time.Second
 
+	// lookSpacing is the least time between two looks for a token that others have got, while
+	// the endpoint is left alone.
+	lookSpacing = time.Second
+
 	// outageMemory is how long after the next try was due a failure still tells
 	// something of the endpoint: twice the longest pause, so that requests that come
 	// less and less often don't start the pauses anew.
@@ -92,6 +96,9 @@ type source interface {
 	// changedSince reports whether a fetch would ask for something else by now than
 	// the one that failed did, such as with a credential that has been replaced.
 	changedSince(ctx context.Context, failure *fetchError) bool
+
+	// hasNewer reports whether there is a newer token to be had without asking the endpoint.
+	hasNewer(ctx context.Context, last *token) bool
 
 	// report is told what became of a fetch, before those who wait for it.
 	report(outcome)
@@ -163,9 +170,10 @@ type cachedGrant struct {
 	failures   backoff      // since then
 	generation uint64
 	forcedFrom time.Time     // not before then is a token renewed that was rejected
+	lookAgain  time.Time     // not before then is looked elsewhere for a token after a failure
 	bareWait   time.Duration // 0 until a renewal did not cure
 	bareFrom   time.Time     // not before then is a bare rejection a reason to renew
-	narrowed   string        // scopes that the endpoint did not grant, already told
+	narrowed   string        // names the scopes that the endpoint did not grant, already told
 	atEnd      bool          // tokens have expired when they are granted, likewise
 
 	// Generations of the last tokens of which it was recorded that they did not cure a
@@ -342,12 +350,21 @@ func (g *cachedGrant) board(ctx context.Context, ahead refreshAhead, src source)
 	return f
 }
 
-// noticeChange has a failure forgotten if a fetch would ask for something else by now.
+// noticeChange has a failure forgotten if a fetch would ask for something else by now, or
+// would not have to ask.
 func (g *cachedGrant) noticeChange(ctx context.Context, src source) {
+	now := time.Now()
 	g.mu.Lock()
-	failed := g.failed
+	failed, last := g.failed, g.current.Load()
+	mayLook := failed != nil && !now.Before(g.lookAgain)
+	if mayLook {
+		g.lookAgain = now.Add(lookSpacing)
+	}
 	g.mu.Unlock()
-	if failed == nil || !src.changedSince(ctx, failed.cause) {
+	if failed == nil {
+		return
+	}
+	if changed := src.changedSince(ctx, failed.cause) || mayLook && src.hasNewer(ctx, last); !changed {
 		return
 	}
 	g.mu.Lock()
@@ -629,7 +646,12 @@ func isNews(last *uint64, t *token) bool {
 // narrows records which scopes the endpoint did not grant. It reports whether that
 // is news. The caller holds mu.
 func (g *cachedGrant) narrows(missing string) bool {
-	news := missing != g.narrowed
-	g.narrowed = missing
-	return news && missing != ""
+	if missing == "" {
+		g.narrowed = ""
+		return false
+	}
+	named := fingerprint(missing) // which can be long, and a client's choice
+	news := named != g.narrowed
+	g.narrowed = named
+	return news
 }

@@ -49,6 +49,7 @@ func (s *fetchStub) fetch(ctx context.Context, _ fetchTask) fetched {
 
 func (s *fetchStub) limit() time.Duration                           { return s.takes }
 func (s *fetchStub) changedSince(context.Context, *fetchError) bool { return false }
+func (s *fetchStub) hasNewer(context.Context, *token) bool          { return false }
 func (s *fetchStub) report(outcome)                                 {}
 
 // fails makes the stub answer with this error, or grant again if it is nil.
@@ -62,6 +63,7 @@ type sourceFunc func(ctx context.Context) fetched
 func (f sourceFunc) fetch(ctx context.Context, _ fetchTask) fetched { return f(ctx) }
 func (f sourceFunc) limit() time.Duration                           { return 0 }
 func (f sourceFunc) changedSince(context.Context, *fetchError) bool { return false }
+func (f sourceFunc) hasNewer(context.Context, *token) bool          { return false }
 func (f sourceFunc) report(outcome)                                 {}
 
 func (s *fetchStub) wantCalls(t *testing.T, want int64) {

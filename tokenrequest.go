@@ -239,7 +239,7 @@ func (c *tokenClient) fetch(ctx context.Context, resolve func(context.Context) (
 
 	request, err := resolve(ctx)
 	if err != nil {
-		failure := &fetchError{class: classRefused, unsent: true, detail: err.Error()}
+		failure := &fetchError{class: classRefused, unsent: true, detail: shortened(err.Error())}
 		if ctx.Err() != nil {
 			failure.class = classTimeout
 		}

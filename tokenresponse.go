@@ -250,8 +250,16 @@ func quote(mask func(string) string, text string) string {
 		}
 		return ' '
 	}, text)
-	if runes := []rune(text); len(runes) > 200 {
-		text = string(runes[:200])
+	return firstRunes(text, 200)
+}
+
+// shortened is a text of ours that can quote a value of any length.
+func shortened(text string) string { return firstRunes(text, 500) }
+
+// firstRunes cuts a text off after so many characters.
+func firstRunes(text string, most int) string {
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most])
 	}
 	return text
 }
