@@ -2,12 +2,17 @@ package oauthcc
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // tenantServer is a token endpoint with several clients. It grants of-<client_id>-1,
@@ -429,6 +434,28 @@ func TestMoreTenantsThanTokens(t *testing.T) {
 		wantProbed(t, g.asTenant(step.tenant), 200, "")
 		if n := server.count(); n != step.fetches {
 			t.Fatalf("after step %d, %s: %d token requests, want %d", i+1, step.tenant, n, step.fetches)
+		}
+	}
+}
+
+// What a client sends does not stay in the memory, nor in the log, at any length.
+func TestLongValuesAreNotKept(t *testing.T) {
+	long := strings.Repeat("\xff", 7<<10)
+	h := handlerInMemory(t, &Handler{Resource: []string{"{http.request.header.X-Tenant}"}})
+	for _, value := range []string{long, long + long} {
+		r := requestInCaddy("GET", "/", nil)
+		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set("http.request.header.X-Tenant", value)
+		var failure caddyhttp.HandlerError
+		if err := h.ServeHTTP(httptest.NewRecorder(), r, trivialNext); !errors.As(err, &failure) || failure.StatusCode != http.StatusBadGateway {
+			t.Fatalf("got %v", err)
+		}
+	}
+	if len(h.table.entries) != 1 {
+		t.Errorf("%d grants are kept, want that of the value which is not too long", len(h.table.entries))
+	}
+	for _, entry := range h.table.entries {
+		if n := len(entry.failed.cause.detail); n == 0 || n > 2<<10 {
+			t.Errorf("%d bytes are kept of the reason", n)
 		}
 	}
 }

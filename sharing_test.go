@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 // newFleet makes gateways that share tokens, as processes of their own would: each has a
@@ -425,5 +428,188 @@ func TestSignsOfLifeAreTheFleetsOwn(t *testing.T) {
 		}
 		close(done)
 		forging.Wait()
+	})
+}
+
+// With an issuer the endpoint is not known when the token is looked for.
+func TestTokenOfAnIssuerIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := &discoveryServer{at: map[string]http.RoundTripper{rfc8414Place: cannedAnswer{body: document(nil)}, testEndpoint: anyToken}}
+		storage := newMemoryStorage()
+		fleet := newFleet(t, storage, 2, func() *Handler { return &Handler{Issuer: testIssuer} })
+		for _, g := range fleet {
+			g.client.transport = server
+		}
+		fleet[0].mustGet()
+		synctest.Wait()
+		server.since()
+		if a := fleet[1].mustGet(); a.token != "tok-1" {
+			t.Errorf("got %+v", a)
+		}
+		if asked := server.since(); asked != "" {
+			t.Errorf("asked %s, though the token is in the storage", asked)
+		}
+	})
+}
+
+// Whatever a request that joins a renewal would wait for, time is left for the endpoint.
+func TestRequestThatJoinsLateLeavesTimeForTheEndpoint(t *testing.T) {
+	for _, joins := range []time.Duration{2 * time.Second, 4700 * time.Millisecond, 7 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			storage := newMemoryStorage()
+			g := newFleet(t, storage, 1, func() *Handler { return &Handler{RefreshAhead: "50%"} })[0]
+			g.endpoint.expiresIn = "100"
+			g.mustGet()
+			synctest.Wait()
+			time.Sleep(60 * time.Second)
+			for _, second := range []bool{false, true} {
+				if err := storage.Lock(t.Context(), g.sharedKey(t).lock(1, second)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			living, die := context.WithCancel(t.Context())
+			key := g.sharedKey(t)
+			var signs sync.WaitGroup
+			signs.Go(func() {
+				for living.Err() == nil {
+					storage.put(signPath(key.lock(1, false)), key.makeSign(time.Now()))
+					storage.put(signPath(key.lock(1, true)), key.makeSign(time.Now()))
+					time.Sleep(signInterval)
+				}
+			})
+			g.mustGet() // has the token renewed
+			time.Sleep(joins)
+			g.endpoint.takes = 2 * time.Second
+			g.accepts(func(token string) bool { return token != "token-1" }, nil)
+			if a := g.get(); a.status != 200 || a.token != "token-2" {
+				t.Errorf("a request after %s got %+v", joins, a)
+			}
+			die()
+			signs.Wait()
+		})
+	}
+}
+
+// An endpoint can have asked one gateway alone to wait.
+func TestPauseEndsWithAnotherGatewaysToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		fleet := newFleet(t, storage, 2, plain)
+		told, other := fleet[0], fleet[1]
+		endpoint := told.endpoint
+		endpoint.becomes(cannedAnswer{status: 429, header: http.Header{"Retry-After": {"3600"}}})
+		if a := told.get(); a.status != 503 {
+			t.Fatalf("got %+v", a)
+		}
+		synctest.Wait()
+		loads := storage.count("load")
+		for range 100 {
+			if a := told.get(); a.status != 503 || a.waited > 0 {
+				t.Fatalf("got %+v", a)
+			}
+		}
+		if n := storage.count("load") - loads; n > 1 {
+			t.Errorf("%d loads for 100 requests at once", n)
+		}
+		endpoint.becomes(nil)
+		other.mustGet()
+		time.Sleep(lookSpacing)
+		if a := told.mustGet(); a.token != "token-1" {
+			t.Errorf("got %+v", a)
+		}
+		wantTokenRequests(t, endpoint, 2)
+	})
+}
+
+// One that fails while another succeeds has that one's token.
+func TestFailedFetchLooksOnceMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		fleet := newFleet(t, storage, 2, plain)
+		for _, second := range []bool{false, true} { // so that both ask
+			if err := storage.Lock(t.Context(), fleet[0].sharedKey(t).lock(0, second)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fleet[1].client.transport = endpointFunc(func(req *http.Request) (*http.Response, error) {
+			time.Sleep(time.Second)
+			return cannedStatus(403).RoundTrip(req)
+		})
+		answers := make(chan virtualAnswer, 2)
+		for _, g := range fleet {
+			go func() { answers <- g.get() }()
+		}
+		for range fleet {
+			if a := <-answers; a.status != 200 || a.token != "token-1" {
+				t.Errorf("got %+v", a)
+			}
+		}
+	})
+}
+
+// With little time for all there is little to wait for others, but the lock still holds.
+func TestFleetWithShortTimeout(t *testing.T) {
+	for _, timeout := range []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			storage := newMemoryStorage()
+			storage.slows(5 * time.Millisecond)
+			fleet := newFleet(t, storage, 8, func() *Handler { return &Handler{Timeout: caddy.Duration(timeout)} })
+			fleet[0].endpoint.takes = 50 * time.Millisecond
+			answers := make(chan virtualAnswer, len(fleet))
+			for _, g := range fleet {
+				go func() { answers <- g.get() }()
+			}
+			for range fleet {
+				if a := <-answers; a.status != 200 {
+					t.Errorf("got %+v", a)
+				}
+			}
+			wantTokenRequests(t, fleet[0].endpoint, 1)
+			synctest.Wait()
+		})
+	}
+}
+
+// What shows that a gateway lives is of no use when it has its token.
+func TestSignsOfLifeDoNotStay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		g := newFleet(t, storage, 1, plain)[0]
+		g.endpoint.takes = 2 * time.Second
+		g.mustGet()
+		time.Sleep(time.Minute)
+		if storage.count("store") < 5 {
+			t.Errorf("stored %d times", storage.count("store"))
+		}
+		if n := len(storage.all()); n != 2 { // the token and the sweeper's mark
+			t.Errorf("%d values stay", n)
+		}
+		g.accepts(func(token string) bool { return token != "token-1" }, nil)
+		g.endpoint.becomes(endpointFunc(func(req *http.Request) (*http.Response, error) {
+			time.Sleep(2 * time.Second)
+			return cannedStatus(401).RoundTrip(req)
+		}))
+		g.get()
+		time.Sleep(time.Minute)
+		if n := len(storage.all()); n != 2 {
+			t.Errorf("%d values stay", n)
+		}
+	})
+}
+
+// A fetch that requests have waited for since long before its turn looks into the storage all
+// the same.
+func TestFetchThatWasQueuedLooksIntoTheStorage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fleet := newFleet(t, newMemoryStorage(), 2, plain)
+		fleet[0].mustGet()
+		synctest.Wait()
+		wanted := make(chan time.Time, 1)
+		wanted <- time.Now().Add(-5 * time.Second)
+		late := fleet[1]
+		turn, found := late.sharing.await(t.Context(), late.sharedKey(t), fetchTask{wanted: wanted})
+		if found == nil || found.value != "token-1" || turn.lock != "" {
+			t.Errorf("found %+v", found)
+		}
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap/zapcore"
 )
 
@@ -170,5 +171,26 @@ func TestLateLockIsReleased(t *testing.T) {
 		if n := storage.held(); n > 0 {
 			t.Errorf("%d locks are held", n)
 		}
+	})
+}
+
+// A storage that hangs is noticed with a short timeout, too.
+func TestHangingStorageIsNoticedWithAShortTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		storage.becomes(nil, just("load"))
+		g := newFleet(t, storage, 1, func() *Handler { return &Handler{Timeout: caddy.Duration(time.Second)} })[0]
+		g.endpoint.expiresIn = "1"
+		waited := 0
+		for range 10 {
+			if a := g.mustGet(); a.waited > 0 {
+				waited++
+			}
+			time.Sleep(time.Second)
+		}
+		if news := g.storageNews(); waited > 2 || !slices.Equal(news, []string{"load fails"}) {
+			t.Errorf("%d requests of 10 waited, and the log says %q", waited, news)
+		}
+		time.Sleep(2 * time.Hour)
 	})
 }
