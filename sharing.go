@@ -133,6 +133,9 @@ func (s *sharing) fetch(ctx context.Context, task fetchTask, request *grantReque
 	result.after = func() { turn.end(key, nil) }
 	if result.failure != nil {
 		// It may be this gateway alone that the endpoint does not want to hear of now.
+		if turn.off {
+			return result
+		}
 		if found, _ := turn.look(ctx, signLook); found != nil {
 			result.granted, result.failure = *found, nil
 		}
