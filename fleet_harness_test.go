@@ -331,15 +331,8 @@ func (f *fleet) each(holds func(*fleetMember) bool) bool {
 	return !slices.ContainsFunc(f.members, func(m *fleetMember) bool { return !holds(m) })
 }
 
-// told counts what the gateway has told of the storage, by operation.
-func (m *fleetMember) told(message string) map[string]int {
-	counts := make(map[string]int)
-	for _, entry := range m.logs.with(message) {
-		operation, _ := entry["operation"].(string)
-		counts[operation]++
-	}
-	return counts
-}
+// told counts how often the gateway has told that.
+func (m *fleetMember) told(message string) int { return len(m.logs.with(message)) }
 
 // await polls for a condition. What has gone wrong by then is told at once.
 func (f *fleet) await(what string, holds func() bool) {

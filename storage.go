@@ -134,9 +134,12 @@ func (s *sharedStorage) note(ctx context.Context, operation string, err error) {
 	}
 	s.mu.Lock()
 	failed := len(s.failing) > 0
-	if err != nil {
+	switch {
+	case err != nil:
 		s.failing[operation] = true
-	} else {
+	case operation == "load" && s.failing[operation]:
+		clear(s.failing) // it was down, and is there again
+	default:
 		delete(s.failing, operation)
 	}
 	news := failed != (len(s.failing) > 0) && !s.ended

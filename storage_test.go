@@ -40,7 +40,7 @@ func TestFailingStorageIsAMiss(t *testing.T) {
 		news  []string      // with the first, and when it works again
 		later []string
 	}{
-		"down":         {fails: every(down), news: []string{"load fails"}, later: []string{"store works"}},
+		"down":         {fails: every(down), news: []string{"load fails"}, later: []string{"load works"}},
 		"read-only":    {fails: failing("store", "lock"), news: []string{"lock fails"}, later: []string{"store works"}},
 		"full":         {fails: failing("store"), news: []string{"store fails"}, later: []string{"store works"}},
 		"no locks":     {fails: failing("lock"), news: []string{"lock fails"}, later: []string{"lock works"}},
