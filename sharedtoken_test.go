@@ -287,9 +287,11 @@ func TestTokenIsSharedUnderTheCredentialItWasFetchedWith(t *testing.T) {
 	})
 }
 
+// Whatever is in the storage, nothing is read but what was sealed. Each worker of the fuzzer
+// seals the token anew, so it is not the bytes that count.
 func FuzzSharedToken(f *testing.F) {
-	key := testSharedKey(f, nil)
-	record, err := key.seal(testSharedToken(time.Unix(1e9, 0)))
+	key, token := testSharedKey(f, nil), testSharedToken(time.Unix(1e9, 0).UTC())
+	record, err := key.seal(token)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -297,8 +299,8 @@ func FuzzSharedToken(f *testing.F) {
 	f.Add([]byte{})
 	f.Add([]byte{storageFormat, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if _, ok := key.open(data); ok && !bytes.Equal(data, record) {
-			t.Errorf("%x is read", data)
+		if got, ok := key.open(data); ok && got != token {
+			t.Errorf("%x is read as %+v", data, got)
 		}
 		expiryOf(data)
 	})
