@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
@@ -217,7 +218,9 @@ type Handler struct {
 	table    *grantTable  // nil if it does not
 	acquired bool
 	held     atomic.Pointer[heldToken]
-	keeper   *keeper // nil without prefetch
+	keeper   *keeper          // nil without prefetch
+	events   *caddyevents.App // nil without Caddy's configuration
+	running  atomic.Bool      // its configuration runs
 	logger   *zap.Logger
 }
 
@@ -283,7 +286,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.joinCache(); err != nil {
 		return err
 	}
-	return h.provisionPrefetch(ctx)
+	if h.Prefetch {
+		h.keeper = newKeeper()
+	}
+	return h.enterDirectory(ctx)
 }
 
 // joinCache acquires the token of the configuration from the cache, or the table of tokens.
@@ -319,6 +325,7 @@ func (h *Handler) provisionMaxTokens() error {
 // Cleanup stops the prefetching, leaves the token cache, which keeps the token as long
 // as another configuration uses it, and closes idle connections to the token endpoint.
 func (h *Handler) Cleanup() error {
+	handlers.remove(h)
 	h.keeper.end()
 	h.sharing.end()
 	if h.acquired {

@@ -2,12 +2,8 @@ package oauthcc
 
 import (
 	"context"
-	"fmt"
 	"sync"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 )
 
 const (
@@ -22,30 +18,20 @@ const (
 // keeper gets the first token of a configuration before any request needs it, and keeps
 // it renewed while there are none.
 type keeper struct {
-	stop context.CancelFunc
-	done sync.WaitGroup
+	context context.Context
+	stop    context.CancelFunc
+	done    sync.WaitGroup
 }
 
-// provisionPrefetch sets up a keeper that begins once the configuration runs: one that
-// is only validated, or fails to load, asks for no token.
-func (h *Handler) provisionPrefetch(ctx caddy.Context) error {
-	if !h.Prefetch {
-		return nil
-	}
-	app, err := ctx.App("events")
-	if err != nil {
-		return fmt.Errorf("prefetch: %w", err)
-	}
-	keeping, stop := context.WithCancel(context.Background())
-	h.keeper = &keeper{stop: stop}
-	start := configurationStarted{sync.OnceFunc(func() {
-		h.keeper.done.Go(func() { h.keepToken(keeping) })
-	})}
-	if err := app.(*caddyevents.App).On("started", start); err != nil {
-		stop()
-		return fmt.Errorf("prefetch: %w", err)
-	}
-	return nil
+// newKeeper makes one that begins once the configuration runs.
+func newKeeper() *keeper {
+	k := new(keeper)
+	k.context, k.stop = context.WithCancel(context.Background())
+	return k
+}
+
+func (k *keeper) begin(h *Handler) {
+	k.done.Go(func() { h.keepToken(k.context) })
 }
 
 // end stops the keeper. A fetch that others wait for goes on.
@@ -68,21 +54,3 @@ func (h *Handler) keepToken(ctx context.Context) {
 		}
 	}
 }
-
-// configurationStarted handles the event with which Caddy tells that a configuration
-// runs. It has no exported fields, since Caddy logs handlers of events.
-type configurationStarted struct {
-	begin func()
-}
-
-// Handle implements caddyevents.Handler. An event of that name with an origin is some
-// module's own.
-func (s configurationStarted) Handle(_ context.Context, event caddy.Event) error {
-	if event.Origin() == nil {
-		s.begin()
-	}
-	return nil
-}
-
-// Interface guard
-var _ caddyevents.Handler = configurationStarted{}
