@@ -28,12 +28,13 @@ type exchange struct {
 
 	client       context.Context // the client's, which outlives each attempt but the last
 	first        attemptContext
-	body         io.ReadCloser // of the next attempt
-	renewed      bool          // the token is another one than at first
-	renewedAgain bool          // and so is that, after another gateway's
-	nonce        string        // that the upstream wants with this token; empty until it has told
-	bare         bool          // the rejection did not say that the token was at fault
-	failure      error         // why there is no other token
+	body         io.ReadCloser    // of the next attempt
+	renewed      bool             // the token is another one than at first
+	renewedAgain bool             // and so is that, after another gateway's
+	nonce        string           // that the upstream wants with this token; empty until it has told
+	bare         bool             // the rejection did not say that the token was at fault
+	outcome      rejectionOutcome // empty as long as the token was not rejected
+	failure      error            // why there is no other token
 
 	method, path string // that the proof is for
 }
@@ -51,6 +52,7 @@ func (x *exchange) serve(next caddyhttp.Handler) error {
 	x.saved = saveRequest(x.r, x.Header())
 	defer x.saved.release()
 	x.client, x.judge = x.r.Context(), x
+	defer x.count()
 
 	for c := &x.first; ; c = new(attemptContext) {
 		dropped, err := x.attempt(c, next)
@@ -142,8 +144,12 @@ func (x *exchange) verdict(status int, header http.Header) (int, bool) {
 			return status, true
 		}
 	}
+	if rejected && x.token != nil {
+		x.noteRejection(status, code)
+	}
 	switch {
 	case x.token != nil && isOfProof(code):
+		x.decide(rejectionPassed)
 		x.reportRefusedProof(code)
 	case rejected && x.token != nil && (!x.renewed || x.canRenewAgain()) && x.renew(code):
 		return status, true
@@ -188,12 +194,14 @@ func (x *exchange) rewind() bool {
 // more.
 func (x *exchange) renew(code string) bool {
 	if code == "insufficient_scope" || code == "invalid_request" {
+		x.decide(rejectionPassed)
 		return false
 	}
 	x.bare = code != "invalid_token"
 	if x.tape != nil && !x.tape.hold() {
+		x.decide(rejectionNotReplayable)
 		level := zapcore.DebugLevel
-		if x.src.grant.renewInBackground(x.token, x.bare, x.src) {
+		if x.src.grant.renewInBackground(x.client, x.token, x.bare, x.src) {
 			level = zapcore.WarnLevel // once for each token
 		}
 		x.h.logger.Log(level, "the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection",
@@ -203,6 +211,7 @@ func (x *exchange) renew(code string) bool {
 	}
 	t, err := x.src.grant.renew(x.client, x.token, x.bare, x.src)
 	if errors.Is(err, errNotRenewed) {
+		x.decide(rejectionPassed)
 		if c := x.h.logger.Check(zapcore.DebugLevel, "the upstream rejected the token, and there is no other"); c != nil {
 			c.Write(zap.String("token", fingerprint(x.token.value)))
 		}
@@ -219,10 +228,36 @@ func (x *exchange) renew(code string) bool {
 	x.token, x.renewed, x.renewedAgain, x.nonce = t, true, renewed, ""
 	if !x.rewind() {
 		x.token, x.renewed, x.renewedAgain = rejected, renewed, false
+		x.decide(rejectionNotReplayable)
 		return false
 	}
 	x.repl.Set(statusPlaceholder, statusReplayed)
 	return true
+}
+
+// noteRejection takes note of a rejection, of which it is open what becomes of it.
+func (x *exchange) noteRejection(status int, code string) {
+	if x.outcome == "" {
+		x.outcome = rejectionUncured
+	}
+	if x.src.grant.isRejected(x.token) {
+		x.src.announceRejection(x.token, status, code)
+	}
+}
+
+// decide notes what becomes of a rejection after which the request is not sent once more. It
+// changes nothing for one that already was.
+func (x *exchange) decide(outcome rejectionOutcome) {
+	if x.outcome != "" && !x.renewed {
+		x.outcome = outcome
+	}
+}
+
+// count counts the request if its token was rejected.
+func (x *exchange) count() {
+	if x.outcome != "" {
+		x.h.metrics.rejections[x.outcome].Inc()
+	}
 }
 
 // challengeError is the error code that the upstream's challenge gives.
@@ -254,6 +289,7 @@ func (x *exchange) learn(rejected bool) {
 	switch {
 	case x.token == nil:
 	case !rejected:
+		x.outcome = rejectionCured
 		x.src.grant.cured()
 	case x.src.grant.notCured(x.token, x.bare):
 		x.h.logger.Warn("the upstream rejected the renewed token as well; the client gets the rejection",

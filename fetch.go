@@ -192,8 +192,12 @@ type unfitValueError struct{ error }
 
 var errResolving = errors.New("a placeholder could not be resolved in time; the file may be on a mount that hangs")
 
-// report implements source: it tells the log.
+// waited implements source.
+func (s *grantSource) waited(d time.Duration) { s.h.metrics.wait.Observe(d.Seconds()) }
+
+// report implements source: it tells the log and the metrics.
 func (s *grantSource) report(o outcome) {
+	s.h.metrics.count(o)
 	logger := s.h.logger.With(
 		zap.String("endpoint", o.endpoint),
 		zap.String("client_id", o.clientID),

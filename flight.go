@@ -3,13 +3,16 @@ package oauthcc
 import (
 	"context"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // flight is the one fetch in progress, shared by all who wait for it.
 type flight struct {
 	trigger      trigger
-	forced       bool // a rejected token is to be replaced, if not by trigger then for one who joined
-	bare         bool // the fetch was started for one of which the upstream did not say that it was at fault
+	parent       trace.Span // of what started it
+	forced       bool       // a rejected token is to be replaced, if not by trigger then for one who joined
+	bare         bool       // the fetch was started for one of which the upstream did not say that it was at fault
 	began        time.Time
 	limit        time.Duration     // that it can last
 	outage       *unavailableError // for those who don't wait to its end, if the fetch before failed
@@ -60,34 +63,39 @@ func (g *cachedGrant) start(src source, kind flight) {
 		// the same way.
 		kind.outage = g.failed.until(now.Add(kind.limit + g.failures.longest(g.failed.cause)))
 	}
-	// The context has nothing of the request that starts the fetch, which others
-	// wait for as well; fetch itself bounds its time.
-	ctx, cancel := context.WithCancel(context.Background())
+	// The context has nothing of the request that starts the fetch but its span, since
+	// others wait for it as well; fetch itself bounds its time.
+	ctx, span := startSpan(kind.parent)
+	ctx, cancel := context.WithCancel(ctx)
 	kind.cancel, kind.done, kind.wanted, kind.queued = cancel, make(chan struct{}), make(chan time.Time, 1), g.entry != nil
 	g.flight = &kind
 	g.aheadFrom.Store(&never)
 	g.entry.keep()
-	go g.fly(ctx, g.flight, g.task(g.flight), src)
+	go g.fly(ctx, span, g.flight, g.task(g.flight), src)
 }
 
 // never comes.
 var never = time.Unix(1<<40, 0)
 
 // fly runs one fetch to its end.
-func (g *cachedGrant) fly(ctx context.Context, f *flight, task fetchTask, src source) {
+func (g *cachedGrant) fly(ctx context.Context, span trace.Span, f *flight, task fetchTask, src source) {
 	defer g.entry.release()
-	result := func() fetched {
+	o, matters := func() (outcome, bool) {
 		defer close(f.done)
 		defer f.cancel()
-		result := src.fetch(ctx, task)
-		o := g.land(f, result)
-		if result.failure == nil || ctx.Err() == nil { // else nobody waits for it any more
-			src.report(o)
+		o := g.land(f, src.fetch(ctx, task))
+		endSpan(span, o)
+		if o.failure != nil && ctx.Err() != nil { // nobody waits for it any more
+			return o, false
 		}
-		return result
+		src.report(o)
+		return o, true
 	}()
-	if result.after != nil {
-		result.after()
+	if o.after != nil {
+		o.after()
+	}
+	if matters {
+		src.announce(o)
 	}
 }
 
@@ -113,6 +121,9 @@ func (g *cachedGrant) land(f *flight, result fetched) outcome {
 	ended := g.flight != f
 	if !ended {
 		g.flight = nil
+	}
+	if !ended || result.failure == nil {
+		g.history.note(result, now)
 	}
 	if result.failure == nil {
 		g.forget()
@@ -150,6 +161,8 @@ func (g *cachedGrant) land(f *flight, result fetched) outcome {
 // even if it was granted for less time than the answer took: none is newer.
 func (g *cachedGrant) wait(ctx context.Context, f *flight, src source) (*token, error) {
 	defer g.leave(f)
+	began := time.Now()
+	defer func() { src.waited(time.Since(began)) }()
 	var enough <-chan time.Time
 	late := f.outage
 	switch limit := src.limit(); {

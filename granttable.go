@@ -2,6 +2,8 @@ package oauthcc
 
 import (
 	"container/list"
+	"maps"
+	"slices"
 	"sync"
 )
 
@@ -42,12 +44,8 @@ func newGrantTable(limit int) *grantTable {
 func (t *grantTable) Destruct() error {
 	t.mu.Lock()
 	t.released = true
-	entries := make([]*tableEntry, 0, len(t.entries))
-	for _, e := range t.entries {
-		entries = append(entries, e)
-	}
 	t.mu.Unlock()
-	for _, e := range entries {
+	for _, e := range t.all() {
 		if err := e.Destruct(); err != nil {
 			return err
 		}
@@ -70,6 +68,13 @@ func (t *grantTable) acquire(key grantKey) *tableEntry {
 	}
 	e.retain()
 	return e
+}
+
+// all returns the grants that are held.
+func (t *grantTable) all() []*tableEntry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Values(t.entries))
 }
 
 // retain has the entry kept for another user. The caller holds the table's lock.

@@ -48,11 +48,14 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return next.ServeHTTP(w, r)
 	}
 	var t *token
+	status := statusNone
 	src, err := h.sourceFor(repl)
 	if err == nil {
 		defer src.release()
-		t, err = src.token(r.Context(), repl)
+		t, status, err = src.token(r.Context())
 	}
+	h.metrics.requests[status].Inc()
+	repl.Set(statusPlaceholder, status)
 	if err != nil {
 		if err = h.withoutToken(w, repl, err); err != nil {
 			return err
@@ -74,22 +77,25 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return x.serve(next)
 }
 
-// token returns the token for a request, and notes where it came from. Only a request
-// that finds none which can be served has to wait for one.
-func (s *grantSource) token(ctx context.Context, repl *caddy.Replacer) (*token, error) {
+// token returns the token for a request, and where it came from. Only a request that finds
+// none which can be served has to wait for one.
+func (s *grantSource) token(ctx context.Context) (t *token, status string, err error) {
 	now := time.Now()
-	t := s.grant.current.Load()
+	t = s.grant.current.Load()
 	switch {
 	case t != nil && !s.hold(t).staleFrom.passed(now):
-		repl.Set(statusPlaceholder, statusFresh)
+		status = statusFresh
 	case t.usable(now):
-		repl.Set(statusPlaceholder, statusStale)
-		s.grant.renewAhead(t, s)
+		status = statusStale
+		s.grant.renewAhead(ctx, t, s)
 	default:
-		repl.Set(statusPlaceholder, statusFetched)
-		return s.grant.get(ctx, s)
+		status = statusFetched
+		if t, err = s.grant.get(ctx, s); err != nil {
+			return nil, statusNone, err
+		}
 	}
-	return t, nil
+	s.grant.uses.Add(1)
+	return t, status, nil
 }
 
 // withoutToken decides what becomes of a request for which there is no token. It

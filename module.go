@@ -218,6 +218,9 @@ type Handler struct {
 	table    *grantTable  // nil if it does not
 	acquired bool
 	held     atomic.Pointer[heldToken]
+	ctx      caddy.Context
+	labels   metricLabels
+	metrics  *grantMetrics    // nil until it is provisioned
 	keeper   *keeper          // nil without prefetch
 	events   *caddyevents.App // nil without Caddy's configuration
 	running  atomic.Bool      // its configuration runs
@@ -255,7 +258,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // Provision checks the options, resolves their placeholders once to see that they
 // can be, sets up the way to the token endpoint and joins the token cache.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.logger = ctx.Logger()
+	h.ctx, h.logger = ctx, ctx.Logger()
 	if err := h.provisionOptions(); err != nil {
 		return err
 	}
@@ -284,6 +287,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := h.joinCache(); err != nil {
+		return err
+	}
+	if err := h.provisionMetrics(ctx, request); err != nil {
 		return err
 	}
 	if h.Prefetch {
@@ -339,6 +345,9 @@ func (h *Handler) Cleanup() error {
 		if err := releaseProofKey(); err != nil {
 			return err
 		}
+	}
+	if err := h.cleanUpMetrics(); err != nil {
+		return err
 	}
 	if h.Transport == nil {
 		return nil

@@ -617,17 +617,17 @@ func TestRenewalAheadIsForTheTokenAtHand(t *testing.T) {
 		g, s := newTestGrant(t), new(fetchStub)
 		first := mustGetToken(t, g, s)
 		second := mustRenewToken(t, g, first, false, s)
-		g.renewAhead(first, s) // found stale before it was replaced
+		g.renewAhead(t.Context(), first, s) // found stale before it was replaced
 		synctest.Wait()
 		s.wantCalls(t, 2)
 		s.takes = time.Second
 		for range 3 {
-			g.renewAhead(second, s)
+			g.renewAhead(t.Context(), second, s)
 		}
 		time.Sleep(2 * time.Second)
 		s.wantCalls(t, 3)
 		_ = g.Destruct()
-		g.renewAhead(g.usable(time.Now()), s)
+		g.renewAhead(t.Context(), g.usable(time.Now()), s)
 		time.Sleep(2 * time.Second)
 		s.wantCalls(t, 3)
 	})

@@ -114,6 +114,8 @@ func (s scaleSource) fetch(ctx context.Context, task fetchTask) fetched {
 func (s scaleSource) limit() time.Duration                           { return scaleTimeout }
 func (s scaleSource) changedSince(context.Context, *fetchError) bool { return false }
 func (s scaleSource) hasNewer(context.Context, *token) bool          { return false }
+func (s scaleSource) announce(outcome)                               {}
+func (s scaleSource) waited(time.Duration)                           {}
 func (s scaleSource) report(outcome)                                 {}
 
 // Interface guard
@@ -315,7 +317,7 @@ func (s scaleSource) request(figures *scaleFigures) {
 	case t == nil:
 		t, err = grant.get(context.Background(), s)
 	case s.ahead.staleFrom(t).passed(began):
-		grant.renewAhead(t, s)
+		grant.renewAhead(context.Background(), t, s)
 	}
 	for tries := 0; err == nil && s.endpoint.isRevoked(t.value); tries++ {
 		figures.rejected++

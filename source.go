@@ -30,6 +30,12 @@ type source interface {
 
 	// report is told what became of a fetch, before those who wait for it.
 	report(outcome)
+
+	// announce is told of it after those who wait, and may take its time.
+	announce(outcome)
+
+	// waited is told how long a request waited for a fetch.
+	waited(time.Duration)
 }
 
 // fetchTask is what a source is told of a fetch.
@@ -58,6 +64,12 @@ type fetched struct {
 	after    func() // to be called when it is known to those who wait; nil for nothing
 }
 
+// Results of a fetch that brought a token; else it is an error code.
+const (
+	resultOK     = "ok"
+	resultShared = "shared" // another gateway has got the token
+)
+
 // outcome is what a fetch came to, and what that means.
 type outcome struct {
 	fetched
@@ -67,6 +79,17 @@ type outcome struct {
 	retryAt  time.Time // after a failed one, not before then is the endpoint asked again
 	narrowed bool      // it is news that fewer scopes were granted than asked for
 	atEnd    bool      // it is news that tokens have expired when they are granted
+}
+
+// result names what a fetch came to.
+func (o *outcome) result() string {
+	switch {
+	case o.failure != nil:
+		return o.failure.errorCode()
+	case o.granted.adopted:
+		return resultShared
+	}
+	return resultOK
 }
 
 // unavailableError tells a caller why there is no token and when to come back.

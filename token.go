@@ -65,6 +65,9 @@ func (t *token) servedFor() time.Duration {
 	return t.lifetime - min(expiryMargin, t.lifetime/10)
 }
 
+// expiry is when the token really expires.
+func (t *token) expiry() time.Time { return t.sent.wall.Add(t.lifetime) }
+
 func (t *token) usable(now time.Time) bool {
 	return t != nil && !t.servedTo.passed(now)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.opentelemetry.io/otel/trace"
 )
 
 const (
@@ -104,8 +105,11 @@ type cachedGrant struct {
 
 	// Generations of the last tokens of which it was recorded that they did not cure a
 	// rejection, nor a bare one, or were rejected and the request could not be replayed, or
-	// that a proof for them was refused.
-	uncured, uncuredBare, unreplayed, unproven uint64
+	// that a proof for them was refused, or that they were rejected at all.
+	uncured, uncuredBare, unreplayed, unproven, rejected uint64
+
+	history grantHistory
+	uses    atomic.Uint64 // requests that were given a token
 }
 
 func newCachedGrant() *cachedGrant { return new(cachedGrant) }
@@ -138,7 +142,7 @@ func (g *cachedGrant) get(ctx context.Context, src source) (*token, error) {
 		g.mu.Unlock()
 		return t, nil
 	}
-	f, err := g.join(src, flight{trigger: triggerMiss})
+	f, err := g.join(src, flight{trigger: triggerMiss, parent: trace.SpanFromContext(ctx)})
 	g.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -151,7 +155,7 @@ func (g *cachedGrant) get(ctx context.Context, src source) (*token, error) {
 // the token was at fault. Errors are those of get, and errNotRenewed.
 func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, src source) (*token, error) {
 	g.noticeChange(ctx, src)
-	t, f, err := g.force(rejected, bare, src)
+	t, f, err := g.force(ctx, rejected, bare, src)
 	if err != nil || t != nil {
 		return t, err
 	}
@@ -167,8 +171,8 @@ func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, src
 // renewInBackground is renew for a request that can't be replayed; the outcome is in
 // the cache and in the log. It reports whether this is the first such request with the
 // token.
-func (g *cachedGrant) renewInBackground(rejected *token, bare bool, src source) bool {
-	_, f, err := g.force(rejected, bare, src)
+func (g *cachedGrant) renewInBackground(ctx context.Context, rejected *token, bare bool, src source) bool {
+	_, f, err := g.force(ctx, rejected, bare, src)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if err == nil && f != nil {
@@ -180,14 +184,14 @@ func (g *cachedGrant) renewInBackground(rejected *token, bare bool, src source) 
 
 // renewAhead fetches the next token in the background, for a request that was given t
 // although that will expire soon.
-func (g *cachedGrant) renewAhead(t *token, src source) {
+func (g *cachedGrant) renewAhead(ctx context.Context, t *token, src source) {
 	if !g.isAheadDue(time.Now()) {
 		return // most requests that find a stale token come this far
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.released && g.flight == nil && g.current.Load() == t && g.isAheadDue(time.Now()) {
-		g.start(src, flight{trigger: triggerAhead, kept: true})
+		g.start(src, flight{trigger: triggerAhead, kept: true, parent: trace.SpanFromContext(ctx)})
 	}
 }
 
@@ -237,7 +241,7 @@ func (g *cachedGrant) board(ctx context.Context, ahead refreshAhead, src source)
 	if t := g.usable(now); t != nil && (!ahead.staleFrom(t).passed(now) || g.flight == nil && !g.isAheadDue(now)) {
 		return nil
 	}
-	f, err := g.join(src, flight{trigger: triggerPrefetch})
+	f, err := g.join(src, flight{trigger: triggerPrefetch, parent: trace.SpanFromContext(ctx)})
 	if err != nil {
 		return nil
 	}
@@ -282,7 +286,7 @@ func (g *cachedGrant) forget() {
 
 // force returns the token that has replaced the rejected one, or else the fetch that
 // will. The caller counts as waiting for that.
-func (g *cachedGrant) force(rejected *token, bare bool, src source) (*token, *flight, error) {
+func (g *cachedGrant) force(ctx context.Context, rejected *token, bare bool, src source) (*token, *flight, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now()
@@ -304,7 +308,7 @@ func (g *cachedGrant) force(rejected *token, bare bool, src source) (*token, *fl
 			return nil, nil, g.failed.until(g.failed.rejectedAt)
 		}
 	}
-	f, err := g.join(src, flight{trigger: triggerRejected, forced: true, bare: bare})
+	f, err := g.join(src, flight{trigger: triggerRejected, forced: true, bare: bare, parent: trace.SpanFromContext(ctx)})
 	return nil, f, err
 }
 
@@ -351,6 +355,13 @@ func (g *cachedGrant) notProven(t *token) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return isNews(&g.unproven, t)
+}
+
+// isRejected records that the upstream rejected the token. It reports whether that is news.
+func (g *cachedGrant) isRejected(t *token) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return isNews(&g.rejected, t)
 }
 
 // delayBare makes the next renewal for a bare rejection wait, each time longer. The

@@ -50,6 +50,8 @@ func (s *fetchStub) fetch(ctx context.Context, _ fetchTask) fetched {
 func (s *fetchStub) limit() time.Duration                           { return s.takes }
 func (s *fetchStub) changedSince(context.Context, *fetchError) bool { return false }
 func (s *fetchStub) hasNewer(context.Context, *token) bool          { return false }
+func (s *fetchStub) announce(outcome)                               {}
+func (s *fetchStub) waited(time.Duration)                           {}
 func (s *fetchStub) report(outcome)                                 {}
 
 // fails makes the stub answer with this error, or grant again if it is nil.
@@ -64,6 +66,8 @@ func (f sourceFunc) fetch(ctx context.Context, _ fetchTask) fetched { return f(c
 func (f sourceFunc) limit() time.Duration                           { return 0 }
 func (f sourceFunc) changedSince(context.Context, *fetchError) bool { return false }
 func (f sourceFunc) hasNewer(context.Context, *token) bool          { return false }
+func (f sourceFunc) announce(outcome)                               {}
+func (f sourceFunc) waited(time.Duration)                           {}
 func (f sourceFunc) report(outcome)                                 {}
 
 func (s *fetchStub) wantCalls(t *testing.T, want int64) {
@@ -363,7 +367,7 @@ func TestReleasedGrantRenewsNothingInBackground(t *testing.T) {
 			if released {
 				_ = g.Destruct()
 			}
-			g.renewInBackground(first, false, s)
+			g.renewInBackground(t.Context(), first, false, s)
 			time.Sleep(s.takes)
 			synctest.Wait()
 			if renewed := g.usable(time.Now()) != first; renewed == released {
@@ -496,7 +500,7 @@ func TestForcedRenewalsAreSpaced(t *testing.T) {
 			rejected := mustRenewToken(t, g, mustGetToken(t, g, s), bare, s)
 			time.Sleep(forcedSpacing - s.takes - time.Nanosecond) // it counts from the start of the renewal
 			wantNotRenewed(t, g, rejected, bare, s)
-			g.renewInBackground(rejected, bare, s)
+			g.renewInBackground(t.Context(), rejected, bare, s)
 			synctest.Wait()
 			s.wantCalls(t, 2)
 			time.Sleep(time.Nanosecond)
@@ -647,7 +651,7 @@ func TestRenewalInBackground(t *testing.T) {
 		first := mustGetToken(t, g, s)
 		start := time.Now()
 		for range 3 {
-			g.renewInBackground(first, true, s)
+			g.renewInBackground(t.Context(), first, true, s)
 		}
 		if time.Since(start) != 0 {
 			t.Error("the caller had to wait")
@@ -794,7 +798,7 @@ func TestGrantUnderMixedLoad(t *testing.T) {
 						bare := rand.N(2) == 0
 						switch rand.N(4) {
 						case 0:
-							g.renewInBackground(current, bare, fetch)
+							g.renewInBackground(t.Context(), current, bare, fetch)
 						case 1:
 							renewed, err := g.renew(ctx, current, bare, fetch)
 							if err == nil && renewed.generation <= current.generation {

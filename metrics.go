@@ -1,0 +1,268 @@
+package oauthcc
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// The labels of all metrics.
+const (
+	endpointLabel = "endpoint"
+	clientIDLabel = "client_id"
+)
+
+// dynamicClientID stands for all clients of a handler whose grant differs from request to
+// request, so that no client of the gateway can make more series.
+const dynamicClientID = "dynamic"
+
+// The label token of requests, beside those that {http.oauth_cc.status} has.
+var requestStatuses = []string{statusFresh, statusStale, statusFetched, statusNone}
+
+// rejectionOutcome is what became of a request whose token the upstream rejected.
+type rejectionOutcome string
+
+const (
+	rejectionCured         rejectionOutcome = "cured"          // sent once more, and not rejected again
+	rejectionUncured       rejectionOutcome = "uncured"        // sent once more in vain, or there is no other token
+	rejectionPassed        rejectionOutcome = "passed"         // another token would not help, or is not due yet
+	rejectionNotReplayable rejectionOutcome = "not_replayable" // the body can't be sent again
+)
+
+var rejectionOutcomes = []rejectionOutcome{rejectionCured, rejectionUncured, rejectionPassed, rejectionNotReplayable}
+
+// metrics are those of all configurations in this process. Each configuration has a
+// registry of its own, and they are in all of them, so that counts outlive a reload.
+var metrics = newCollector()
+
+// collector is what a registry collects from.
+type collector struct {
+	requests, fetches, rejections *prometheus.CounterVec
+	fetchDuration, waitDuration   *prometheus.HistogramVec
+	lastSuccess                   *prometheus.GaugeVec
+	expiry, tokens                *prometheus.Desc // read when they are collected
+}
+
+func newCollector() *collector {
+	name := func(name string) string { return prometheus.BuildFQName("caddy", "oauth_cc", name) }
+	labels := func(more ...string) []string { return append([]string{endpointLabel, clientIDLabel}, more...) }
+	counter := func(what, help string, more ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name(what), Help: help}, labels(more...))
+	}
+	seconds := func(what, help string) *prometheus.HistogramVec {
+		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: name(what), Help: help, Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+		}, labels())
+	}
+	return &collector{
+		requests:      counter("requests_total", "Requests, by the token that was there for them: fresh, stale, fetched while they waited, or none.", "token"),
+		fetches:       counter("token_fetches_total", "Fetches of a token, by what came of them (ok, shared, or an error code) and why they were made.", "result", "trigger"),
+		fetchDuration: seconds("token_fetch_duration_seconds", "How long fetches took that asked the token endpoint, with their retries."),
+		waitDuration:  seconds("token_wait_duration_seconds", "How long requests waited for a token to be fetched."),
+		lastSuccess: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: name("token_last_success_timestamp_seconds"), Help: "When a token was obtained the last time.",
+		}, labels()),
+		rejections: counter("upstream_rejections_total", "Requests whose token the upstream rejected, by what became of them: cured, uncured, passed or not_replayable.", "outcome"),
+		expiry:     prometheus.NewDesc(name("token_expiry_timestamp_seconds"), "When the token expires.", labels(), nil),
+		tokens:     prometheus.NewDesc(name("tokens"), "Tokens that are held, expired ones included.", labels(), nil),
+	}
+}
+
+// counted are the metrics that count.
+func (c *collector) counted() []prometheus.Collector {
+	return []prometheus.Collector{c.requests, c.fetches, c.rejections, c.fetchDuration, c.waitDuration, c.lastSuccess}
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(descs chan<- *prometheus.Desc) {
+	for _, counted := range c.counted() {
+		counted.Describe(descs)
+	}
+	descs <- c.expiry
+	descs <- c.tokens
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(found chan<- prometheus.Metric) {
+	for _, counted := range c.counted() {
+		counted.Collect(found)
+	}
+	for labels, held := range holdings(time.Now()) {
+		found <- prometheus.MustNewConstMetric(c.tokens, prometheus.GaugeValue, float64(held.tokens), labels.endpoint, labels.clientID)
+		if held.tokens > 0 {
+			seconds := float64(held.expiry().UnixMilli()) / 1000
+			found <- prometheus.MustNewConstMetric(c.expiry, prometheus.GaugeValue, seconds, labels.endpoint, labels.clientID)
+		}
+	}
+}
+
+// holding is what the grants with the same labels hold.
+type holding struct {
+	tokens   int
+	dynamic  bool
+	earliest time.Time // of the tokens that are in use or can't be renewed; zero if there is none
+	latest   time.Time // of all
+}
+
+// holdings looks through the grants of the configuration that runs.
+func holdings(now time.Time) map[metricLabels]*holding {
+	all := make(map[metricLabels]*holding)
+	seen := make(map[grantKey]bool)
+	for _, h := range handlers.running() {
+		if seen[h.key] {
+			continue
+		}
+		seen[h.key] = true
+		held := all[h.labels]
+		if held == nil {
+			held = &holding{dynamic: h.table != nil}
+			all[h.labels] = held
+		}
+		for _, g := range h.grants() {
+			held.add(g.state(), now)
+		}
+	}
+	return all
+}
+
+func (h *holding) add(s grantState, now time.Time) {
+	if s.token == nil {
+		return
+	}
+	h.tokens++
+	expiry := s.token.expiry()
+	h.latest = later(h.latest, expiry)
+	if (s.token.usable(now) || s.failed != nil) && (h.earliest.IsZero() || expiry.Before(h.earliest)) {
+		h.earliest = expiry
+	}
+}
+
+// expiry is that of the token of which it matters most. One that nobody has used for long
+// has expired and is none of an operator's business, nor is the first of many tenants'.
+func (h *holding) expiry() time.Time {
+	if h.dynamic || h.earliest.IsZero() {
+		return h.latest
+	}
+	return h.earliest
+}
+
+// metricLabels tell from which configuration a metric comes.
+type metricLabels struct {
+	endpoint string // host and path
+	clientID string
+}
+
+// grantMetrics are the metrics with the same labels.
+type grantMetrics struct {
+	metricLabels
+	requests   map[string]prometheus.Counter
+	rejections map[rejectionOutcome]prometheus.Counter
+	fetches    *prometheus.CounterVec
+	duration   prometheus.Observer
+	wait       prometheus.Observer
+}
+
+// counting holds the *grantMetrics of all configurations in this process.
+var counting = caddy.NewUsagePool()
+
+func newGrantMetrics(l metricLabels) *grantMetrics {
+	m := &grantMetrics{
+		metricLabels: l,
+		requests:     make(map[string]prometheus.Counter),
+		rejections:   make(map[rejectionOutcome]prometheus.Counter),
+		fetches:      metrics.fetches.MustCurryWith(l.labels()),
+		duration:     metrics.fetchDuration.With(l.labels()),
+		wait:         metrics.waitDuration.With(l.labels()),
+	}
+	for _, status := range requestStatuses {
+		m.requests[status] = metrics.requests.WithLabelValues(l.endpoint, l.clientID, status)
+	}
+	for _, outcome := range rejectionOutcomes {
+		m.rejections[outcome] = metrics.rejections.WithLabelValues(l.endpoint, l.clientID, string(outcome))
+	}
+	// From the first fetch on there is a rate only if the count begins with 0.
+	for _, trigger := range []trigger{triggerMiss, triggerAhead, triggerRejected} {
+		m.fetches.WithLabelValues(resultOK, string(trigger))
+	}
+	return m
+}
+
+func (l metricLabels) labels() prometheus.Labels {
+	return prometheus.Labels{endpointLabel: l.endpoint, clientIDLabel: l.clientID}
+}
+
+// Destruct implements caddy.Destructor: what no configuration has any more is not counted
+// any more.
+func (m *grantMetrics) Destruct() error {
+	for _, vec := range []interface {
+		DeletePartialMatch(prometheus.Labels) int
+	}{metrics.requests, metrics.fetches, metrics.rejections, metrics.fetchDuration, metrics.waitDuration, metrics.lastSuccess} {
+		vec.DeletePartialMatch(m.labels())
+	}
+	return nil
+}
+
+// count takes note of a fetch.
+func (m *grantMetrics) count(o outcome) {
+	m.fetches.WithLabelValues(o.result(), string(o.trigger)).Inc()
+	if o.failure == nil {
+		metrics.lastSuccess.With(m.labels()).SetToCurrentTime()
+	}
+	if !o.granted.adopted && (o.failure == nil || !o.failure.unsent) {
+		m.duration.Observe(o.took.Seconds())
+	}
+}
+
+// provisionMetrics has the handler's metrics counted, and registered where they are read.
+func (h *Handler) provisionMetrics(ctx caddy.Context, request grantRequest) error {
+	if registry := ctx.GetMetricsRegistry(); registry != nil {
+		err := registry.Register(metrics)
+		if _, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !ok { // by another handler
+			return fmt.Errorf("registering metrics: %w", err)
+		}
+	}
+	h.labels = metricLabels{endpoint: h.endpointLabel(request), clientID: request.clientID}
+	if h.perRequest != nil {
+		h.labels.clientID = dynamicClientID
+	}
+	value, _, err := counting.LoadOrNew(h.labels, func() (caddy.Destructor, error) { return newGrantMetrics(h.labels), nil })
+	if err != nil {
+		return err
+	}
+	h.metrics = value.(*grantMetrics)
+	return nil
+}
+
+// cleanUpMetrics ends the counting.
+func (h *Handler) cleanUpMetrics() error {
+	if h.metrics == nil {
+		return nil
+	}
+	_, err := counting.Delete(h.labels)
+	return err
+}
+
+// endpointLabel is the endpoint's, or the issuer's, host and path. Where a placeholder of the
+// request is in it, it is as the configuration has it.
+func (h *Handler) endpointLabel(request grantRequest) string {
+	name := request.endpointName()
+	for _, p := range h.perRequest {
+		if strings.Contains(h.TokenEndpoint, "{"+p.name+"}") {
+			name, _, _ = strings.Cut(h.TokenEndpoint, "?")
+		}
+	}
+	if _, rest, ok := strings.Cut(name, "://"); ok {
+		return rest
+	}
+	return name
+}
+
+// Interface guards
+var (
+	_ prometheus.Collector = (*collector)(nil)
+	_ caddy.Destructor     = (*grantMetrics)(nil)
+)
