@@ -34,7 +34,7 @@ func (h *Handler) sourceFor(repl *caddy.Replacer) (*grantSource, error) {
 	if err != nil {
 		return nil, err
 	}
-	entry := h.table.acquire(newGrantKey([]string{string(h.key[:])}, values))
+	entry := h.table.acquire(newGrantKey([]string{string(h.key[:])}, values), h.perRequest, values)
 	return &grantSource{h: h, grant: &entry.cachedGrant, values: values}, nil
 }
 

@@ -2,8 +2,6 @@ package oauthcc
 
 import (
 	"container/list"
-	"maps"
-	"slices"
 	"sync"
 )
 
@@ -30,6 +28,7 @@ type tableEntry struct {
 	cachedGrant
 	table *grantTable
 	key   grantKey
+	shown []string      // what the placeholders of the request stand for, see shownValues
 	uses  int           // requests and fetches that use it now; guarded by the table's lock, as is place
 	place *list.Element // nil while it is in use
 	in    *list.List    // that place belongs to
@@ -53,13 +52,14 @@ func (t *grantTable) Destruct() error {
 	return nil
 }
 
-// acquire returns the grant with that key, which is not dropped until it is released.
-func (t *grantTable) acquire(key grantKey) *tableEntry {
+// acquire returns the grant with that key, for these values of the placeholders. It is not
+// dropped until it is released.
+func (t *grantTable) acquire(key grantKey, placeholders []requestPlaceholder, values []string) *tableEntry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.entries[key]
 	if e == nil {
-		e = &tableEntry{table: t, key: key}
+		e = &tableEntry{table: t, key: key, shown: shownValues(placeholders, values)}
 		e.entry, e.released = e, t.released
 		t.entries[key] = e
 		e.uses++
@@ -70,11 +70,23 @@ func (t *grantTable) acquire(key grantKey) *tableEntry {
 	return e
 }
 
-// all returns the grants that are held.
+// all returns the grants that are held: those in use, and the others by when they were used
+// last.
 func (t *grantTable) all() []*tableEntry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return slices.Collect(maps.Values(t.entries))
+	all := make([]*tableEntry, 0, len(t.entries))
+	for _, e := range t.entries {
+		if e.place == nil {
+			all = append(all, e)
+		}
+	}
+	for _, list := range []*list.List{&t.idle, &t.vain} {
+		for place := list.Front(); place != nil; place = place.Next() {
+			all = append(all, place.Value.(*tableEntry))
+		}
+	}
+	return all
 }
 
 // retain has the entry kept for another user. The caller holds the table's lock.

@@ -39,7 +39,7 @@ func storeToken(g *cachedGrant, value string) {
 // with a token.
 func useTable(table *grantTable, withToken bool, tenants ...int) {
 	for _, n := range tenants {
-		e := table.acquire(tableKey(n))
+		e := table.acquire(tableKey(n), nil, nil)
 		if withToken {
 			storeToken(&e.cachedGrant, fmt.Sprintf("token-%d", n))
 		}
@@ -116,7 +116,7 @@ func TestTableDropsWhatWasNotUsedForLongest(t *testing.T) {
 
 func TestEntryInUseIsNotDropped(t *testing.T) {
 	table := newGrantTable(3)
-	first, again := table.acquire(tableKey(1)), table.acquire(tableKey(1))
+	first, again := table.acquire(tableKey(1), nil, nil), table.acquire(tableKey(1), nil, nil)
 	if first != again {
 		t.Fatal("two entries for one key")
 	}
@@ -182,7 +182,7 @@ func TestRequestsInProgressDisplaceFewTokens(t *testing.T) {
 	useTable(table, true, numbers(1, limit)...)
 	var flood []*tableEntry
 	for n := range 1000 {
-		flood = append(flood, table.acquire(tableKey(1001+n)))
+		flood = append(flood, table.acquire(tableKey(1001+n), nil, nil))
 	}
 	useTable(table, true, limit) // a tenant that goes on meanwhile
 	if got := heldTenants(table, limit); !slices.Equal(got, numbers(eighth+1, limit)) {
@@ -217,7 +217,7 @@ func TestTableUnderConcurrentUse(t *testing.T) {
 				n := 1 + random.IntN(tenants)
 				slot := &inUse[n]
 				slot.Lock()
-				e := table.acquire(tableKey(n))
+				e := table.acquire(tableKey(n), nil, nil)
 				if slot.uses > 0 && slot.entry != e {
 					t.Errorf("tenant %d: another entry while one is in use", n)
 				}

@@ -118,16 +118,21 @@ func (h *Handler) withoutToken(w http.ResponseWriter, repl *caddy.Replacer, err 
 	if h.AllowWithoutToken {
 		return nil
 	}
-	status := http.StatusBadGateway
-	if failure.cause.transient() {
-		status = http.StatusServiceUnavailable
-		if failure.cause.class == classTimeout && !failure.waiting {
-			status = http.StatusGatewayTimeout
-		}
-		seconds := max(1, int(math.Ceil(time.Until(failure.retryAt).Seconds())))
-		w.Header().Set("Retry-After", strconv.Itoa(seconds))
+	return caddyhttp.Error(failure.answer(w.Header()), failure)
+}
+
+// answer returns the status by which a caller is told of the failure, and sets the header
+// that says when to come back (RFC 9110 §10.2.3).
+func (e *unavailableError) answer(header http.Header) int {
+	if !e.cause.transient() {
+		return http.StatusBadGateway
 	}
-	return caddyhttp.Error(status, failure)
+	seconds := max(1, int(math.Ceil(time.Until(e.retryAt).Seconds())))
+	header.Set("Retry-After", strconv.Itoa(seconds))
+	if e.cause.class == classTimeout && !e.waiting {
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusServiceUnavailable
 }
 
 // removeClientToken takes away what the client sent in the token's place. A client

@@ -42,6 +42,8 @@ type gateway struct {
 	logs *logLines
 
 	logging string // what to log, if not everything
+	admin   string // address of Caddy's admin endpoint, if it has one
+	events  string // global options of the events app
 }
 
 // startGateway runs a Caddy with one site on a port of the system's choice.
@@ -51,10 +53,26 @@ func startGateway(t testing.TB, site string) *gateway {
 	currentLogs.Lock()
 	currentLogs.lines = g.logs
 	currentLogs.Unlock()
+	t.Cleanup(func() { stopCaddy(t) })
+	g.reload(site)
+	return g
+}
+
+func stopCaddy(t testing.TB) {
+	t.Helper()
+	if err := caddy.Stop(); err != nil {
+		t.Errorf("stopping Caddy: %v", err)
+	}
+}
+
+// startGatewayWithAdmin is startGateway with Caddy's admin endpoint.
+func startGatewayWithAdmin(t testing.TB, site string) *gateway {
+	t.Helper()
+	g := startGateway(t, "")
+	g.admin = freeAddr(t)
 	t.Cleanup(func() {
-		if err := caddy.Stop(); err != nil {
-			t.Errorf("stopping Caddy: %v", err)
-		}
+		g.admin = ""
+		g.reload("") // Caddy's Stop does not end it
 	})
 	g.reload(site)
 	return g
@@ -72,7 +90,7 @@ func (g *gateway) reload(site string) {
 // Caddy does in the background. Connections that were waiting to be accepted there are
 // reset by the system.
 func (g *gateway) tryReload(site string) error {
-	err := loadCaddyfileLogging(cmp.Or(g.logging, "level DEBUG"), fmt.Sprintf("http://%s {\n%s\n}\n", g.addr, site))
+	err := loadCaddyfileWith(globalOptions{g.admin, cmp.Or(g.logging, "level DEBUG"), g.events}, fmt.Sprintf("http://%s {\n%s\n}\n", g.addr, site))
 	awaitCondition(g.t, "the listener of the old configuration is closed", func() bool { return listeners(g.t, g.addr) <= 1 })
 	return err
 }
@@ -100,21 +118,31 @@ func listeners(t testing.TB, addr string) int {
 }
 
 // loadCaddyfile runs the sites of a Caddyfile under the options that all tests need.
-func loadCaddyfile(sites string) error { return loadCaddyfileLogging("level DEBUG", sites) }
+func loadCaddyfile(sites string) error {
+	return loadCaddyfileWith(globalOptions{logging: "level DEBUG"}, sites)
+}
 
 // littleLog is what to log under load.
 const littleLog = "level INFO\ninclude http.handlers.oauth_cc"
 
-func loadCaddyfileLogging(what, sites string) error {
+// globalOptions are those that differ from test to test.
+type globalOptions struct {
+	admin   string // empty: off
+	logging string
+	events  string
+}
+
+func loadCaddyfileWith(options globalOptions, sites string) error {
 	config, err := adapt(`{
-		admin off
+		admin ` + cmp.Or(options.admin, "off") + `
+		` + options.events + `
 		auto_https off
 		persist_config off
 		default_bind 127.0.0.1
 		log {
 			output oauth_cc_test
 			format json
-			` + what + `
+			` + options.logging + `
 		}
 		servers {
 			protocols h1 h2 h2c

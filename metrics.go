@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -225,7 +226,7 @@ func (h *Handler) provisionMetrics(ctx caddy.Context, request grantRequest) erro
 			return fmt.Errorf("registering metrics: %w", err)
 		}
 	}
-	h.labels = metricLabels{endpoint: h.endpointLabel(request), clientID: request.clientID}
+	h.labels = metricLabels{endpoint: h.endpointLabel(), clientID: request.clientID}
 	if h.perRequest != nil {
 		h.labels.clientID = dynamicClientID
 	}
@@ -246,15 +247,9 @@ func (h *Handler) cleanUpMetrics() error {
 	return err
 }
 
-// endpointLabel is the endpoint's, or the issuer's, host and path. Where a placeholder of the
-// request is in it, it is as the configuration has it.
-func (h *Handler) endpointLabel(request grantRequest) string {
-	name := request.endpointName()
-	for _, p := range h.perRequest {
-		if strings.Contains(h.TokenEndpoint, "{"+p.name+"}") {
-			name, _, _ = strings.Cut(h.TokenEndpoint, "?")
-		}
-	}
+// endpointLabel is the endpoint's, or the issuer's, host and path.
+func (h *Handler) endpointLabel() string {
+	name := cmp.Or(h.public.endpoint, h.public.issuer)
 	if _, rest, ok := strings.Cut(name, "://"); ok {
 		return rest
 	}

@@ -219,6 +219,7 @@ type Handler struct {
 	acquired bool
 	held     atomic.Pointer[heldToken]
 	ctx      caddy.Context
+	public   grantRequest // what may be told of the token request
 	labels   metricLabels
 	metrics  *grantMetrics    // nil until it is provisioned
 	keeper   *keeper          // nil without prefetch
@@ -289,6 +290,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.joinCache(); err != nil {
 		return err
 	}
+	h.public = h.publicRequest(request)
 	if err := h.provisionMetrics(ctx, request); err != nil {
 		return err
 	}

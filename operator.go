@@ -1,6 +1,11 @@
 package oauthcc
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/trace"
+)
 
 // grantState is what an operator can see of a grant.
 type grantState struct {
@@ -38,6 +43,71 @@ func (g *cachedGrant) state() grantState {
 		s.token = nil
 	}
 	return s
+}
+
+// refresh fetches another token whatever there is in the cache, also in a pause after a
+// failure, and waits for it. Errors are those of get.
+func (g *cachedGrant) refresh(ctx context.Context, src source) (*token, error) {
+	g.mu.Lock()
+	if g.flight == nil {
+		g.start(src, flight{trigger: triggerOperator, forced: true, parent: trace.SpanFromContext(ctx)})
+	}
+	f := g.flight
+	f.waiting++
+	g.mu.Unlock()
+	defer g.leave(f)
+	select {
+	case <-f.done:
+		return f.token, f.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// drop forgets the token, and pauses with it: the next request fetches another. What stays
+// keeps the same token from being found in the storage.
+func (g *cachedGrant) drop() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.forget()
+	g.forcedFrom, g.bareWait, g.bareFrom = time.Time{}, 0, time.Time{}
+	if t := g.current.Load(); t != nil {
+		g.current.Store(&token{generation: t.generation, sequence: t.sequence})
+	}
+}
+
+// prepare has a token fetched in the background if there is none, as long as that is not to
+// be left alone after a failure.
+func (g *cachedGrant) prepare(ctx context.Context, src source) {
+	g.noticeChange(ctx, src)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.usable(time.Now()) != nil {
+		return
+	}
+	if f, err := g.join(src, flight{trigger: triggerPrefetch, parent: trace.SpanFromContext(ctx)}); err == nil {
+		f.kept = true
+		g.unboard(f)
+	}
+}
+
+// The states of a token, as operators are told.
+const (
+	stateFresh   = "fresh"
+	stateStale   = "stale" // it is used, and renewed by the next request
+	stateExpired = "expired"
+	stateNone    = "none"
+)
+
+// tokenState is the state of a token in the hands of this handler.
+func (h *Handler) tokenState(t *token, now time.Time) string {
+	switch {
+	case !t.usable(now):
+		return stateExpired
+	case h.refreshAhead.staleFrom(t).passed(now):
+		return stateStale
+	}
+	return stateFresh
 }
 
 // grants are those that the handler has tokens of.

@@ -19,6 +19,7 @@ type requestPlaceholder struct {
 	name    string
 	option  string // the first that has it
 	urlPart bool   // it is a part of the token endpoint's URL
+	secret  bool   // what it stands for is not shown to operators
 }
 
 // notePlaceholders finds the placeholders of the request in the options, and returns the
@@ -41,9 +42,9 @@ func (h *Handler) notePlaceholders(ctx caddy.Context) (grantRequest, error) {
 			i = len(h.perRequest)
 			h.perRequest = append(h.perRequest, requestPlaceholder{name: use.name, option: use.option})
 		}
-		if use.option == "token_endpoint" && !use.whole {
-			h.perRequest[i].urlPart = true
-		}
+		p := &h.perRequest[i]
+		p.urlPart = p.urlPart || use.option == "token_endpoint" && !use.whole
+		p.secret = p.secret || h.hides(use)
 		return sampleFor(use), nil
 	}
 	r, err := h.resolve(note)
@@ -56,6 +57,20 @@ func (h *Handler) notePlaceholders(ctx caddy.Context) (grantRequest, error) {
 	r.endpoint = strings.ReplaceAll(r.endpoint, urlPartSample, "x")
 	return r, r.check()
 }
+
+// hides reports whether what the placeholder stands for can be a credential: of the client,
+// in a parameter, a header field or the endpoint's query, or of who has sent the request.
+func (h *Handler) hides(use placeholderUse) bool {
+	switch option, _, _ := strings.Cut(use.option, " "); option {
+	case "client_secret", "param", "request_header":
+		return true
+	}
+	_, query, _ := strings.Cut(h.TokenEndpoint, "?")
+	return strings.Contains(query, "{"+use.name+"}") || credentialName.MatchString(use.name)
+}
+
+// credentialName finds the names of headers and cookies that have credentials.
+var credentialName = regexp.MustCompile(`(?i)authorization|cookie|secret|password|token|api-?key`)
 
 // urlPartSample stands for a part of a URL whose place matters. It is a character of
 // Unicode's private use area.

@@ -66,7 +66,7 @@ func runScenarios(t *testing.T, scenarios ...*scenario) {
 		s.gateway = &gateway{t: t, addr: freeAddr(t), logs: first.logs}
 		fmt.Fprintf(&sites, "http://%s {\n%s\n}\n", s.addr, s.site)
 	}
-	if err := loadCaddyfileLogging(littleLog, sites.String()); err != nil {
+	if err := loadCaddyfileWith(globalOptions{logging: littleLog}, sites.String()); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -13,6 +13,7 @@ const (
 	triggerAhead    trigger = "ahead"    // a request found one that will expire soon
 	triggerRejected trigger = "rejected" // the upstream rejected the token
 	triggerPrefetch trigger = "prefetch" // without a request
+	triggerOperator trigger = "operator" // an operator asked for it
 )
 
 // source gets tokens with one configuration, and is kept no longer than a fetch takes.
