@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -165,6 +166,9 @@ type grantMetrics struct {
 	fetches    *prometheus.CounterVec
 	duration   prometheus.Observer
 	wait       prometheus.Observer
+
+	mu    sync.Mutex
+	ended bool // no configuration has them any more; fetches may still come to their end
 }
 
 // counting holds the *grantMetrics of all configurations in this process.
@@ -199,6 +203,9 @@ func (l metricLabels) labels() prometheus.Labels {
 // Destruct implements caddy.Destructor: what no configuration has any more is not counted
 // any more.
 func (m *grantMetrics) Destruct() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.ended = true
 	for _, vec := range []interface {
 		DeletePartialMatch(prometheus.Labels) int
 	}{metrics.requests, metrics.fetches, metrics.rejections, metrics.fetchDuration, metrics.waitDuration, metrics.lastSuccess} {
@@ -209,6 +216,11 @@ func (m *grantMetrics) Destruct() error {
 
 // count takes note of a fetch.
 func (m *grantMetrics) count(o outcome) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended {
+		return
+	}
 	m.fetches.WithLabelValues(o.result(), string(o.trigger)).Inc()
 	if o.failure == nil {
 		metrics.lastSuccess.With(m.labels()).SetToCurrentTime()

@@ -2,6 +2,7 @@ package oauthcc
 
 import (
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
@@ -148,7 +149,11 @@ func TestMetricsCountRejections(t *testing.T) {
 	}
 	endpoint.wantSamples(t, g.scrape(), want)
 
-	upstream.setReject(nil)
+	upstream.setReject(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
 	g.post("/", "text/plain", strings.Repeat("x", 1<<20))
 	want[`upstream_rejections_total outcome="not_replayable"`]++
 	endpoint.wantSamples(t, g.scrape(), want)
@@ -308,18 +313,10 @@ func TestMetricsOfManyTenantsAreBounded(t *testing.T) {
 	}
 }
 
-// A token that another gateway has got costs the endpoint nothing, and a credential that
-// can't be read neither.
-func TestMetricsOfFetchesThatAskNobody(t *testing.T) {
-	labels := metricLabels{endpoint: "auth.example.com/" + t.Name(), clientID: "app"}
-	m := newGrantMetrics(labels)
-	t.Cleanup(func() { _ = m.Destruct() })
-	adopted := outcome{trigger: triggerMiss}
-	adopted.granted.adopted = true
-	m.count(adopted)
-	unread := outcome{trigger: triggerMiss}
-	unread.failure = &fetchError{class: classRefused, unsent: true}
-	m.count(unread)
+// gatherFetches is how many fetches of an endpoint are counted, by their results, and how many
+// of all were timed.
+func gatherFetches(t *testing.T, endpoint string) map[string]int {
+	t.Helper()
 	registry := prometheus.NewPedanticRegistry()
 	registry.MustRegister(metrics)
 	families, err := registry.Gather()
@@ -329,7 +326,7 @@ func TestMetricsOfFetchesThatAskNobody(t *testing.T) {
 	got := make(map[string]int)
 	for _, family := range families {
 		for _, metric := range family.GetMetric() {
-			if !slices.ContainsFunc(metric.GetLabel(), func(l *dto.LabelPair) bool { return l.GetValue() == labels.endpoint }) {
+			if !slices.ContainsFunc(metric.GetLabel(), func(l *dto.LabelPair) bool { return l.GetValue() == endpoint }) {
 				continue
 			}
 			switch family.GetName() {
@@ -344,8 +341,41 @@ func TestMetricsOfFetchesThatAskNobody(t *testing.T) {
 			}
 		}
 	}
+	return got
+}
+
+// A token that another gateway has got costs the endpoint nothing, and a credential that
+// can't be read neither.
+func TestMetricsOfFetchesThatAskNobody(t *testing.T) {
+	labels := metricLabels{endpoint: "auth.example.com/" + t.Name(), clientID: "app"}
+	m := newGrantMetrics(labels)
+	t.Cleanup(func() { _ = m.Destruct() })
+	adopted := outcome{trigger: triggerMiss}
+	adopted.granted.adopted = true
+	m.count(adopted)
+	unread := outcome{trigger: triggerMiss}
+	unread.failure = &fetchError{class: classRefused, unsent: true}
+	m.count(unread)
+	got := gatherFetches(t, labels.endpoint)
 	if want := map[string]int{"ok": 0, "shared": 1, "refused": 1, "timed": 0}; !maps.Equal(got, want) {
 		t.Errorf("counted %v, want %v", got, want)
+	}
+}
+
+// A fetch can outlive the configuration that began it.
+func TestMetricsEndWithTheConfiguration(t *testing.T) {
+	labels := metricLabels{endpoint: "auth.example.com/" + t.Name(), clientID: "app"}
+	m := newGrantMetrics(labels)
+	m.count(outcome{trigger: triggerMiss})
+	if got := gatherFetches(t, labels.endpoint); got["ok"] != 1 {
+		t.Errorf("counted %v", got)
+	}
+	if err := m.Destruct(); err != nil {
+		t.Fatal(err)
+	}
+	m.count(outcome{trigger: triggerMiss})
+	if got := gatherFetches(t, labels.endpoint); len(got) > 0 {
+		t.Errorf("still there: %v", got)
 	}
 }
 
