@@ -91,8 +91,13 @@ func (g *gateway) reload(site string) {
 // reset by the system.
 func (g *gateway) tryReload(site string) error {
 	err := loadCaddyfileWith(globalOptions{g.admin, cmp.Or(g.logging, "level DEBUG"), g.events}, fmt.Sprintf("http://%s {\n%s\n}\n", g.addr, site))
-	awaitCondition(g.t, "the listener of the old configuration is closed", func() bool { return listeners(g.t, g.addr) <= 1 })
+	g.awaitOldListener()
 	return err
+}
+
+func (g *gateway) awaitOldListener() {
+	g.t.Helper()
+	awaitCondition(g.t, "the listener of the old configuration is closed", func() bool { return listeners(g.t, g.addr) <= 1 })
 }
 
 // listeners counts the sockets that listen on the address: Linux lets several do so.

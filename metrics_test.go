@@ -245,10 +245,15 @@ func TestMetricsOfSeveralHandlersAndServers(t *testing.T) {
 		return fmt.Sprintf("http://%s {\n%s\n}\n", g.addr, monitored(
 			strings.Replace(endpoint.options(), "client_id app", "client_id "+clientID, 1)+upstream.proxy()))
 	}
-	shared := site(g, "app") + site(second, "app")
-	if err := loadCaddyfile(shared); err != nil {
-		t.Fatal(err)
+	load := func(sites string) {
+		t.Helper()
+		if err := loadCaddyfile(sites); err != nil {
+			t.Fatal(err)
+		}
+		g.awaitOldListener()
+		second.awaitOldListener()
 	}
+	load(site(g, "app") + site(second, "app"))
 	g.get("/")
 	second.get("/")
 	for _, scraped := range []*gateway{g, second} {
@@ -256,9 +261,7 @@ func TestMetricsOfSeveralHandlersAndServers(t *testing.T) {
 			`requests_total token="fetched"`: 1, `requests_total token="fresh"`: 1, `tokens`: 1,
 		})
 	}
-	if err := loadCaddyfile(site(g, "app") + site(second, "other")); err != nil {
-		t.Fatal(err)
-	}
+	load(site(g, "app") + site(second, "other"))
 	second.get("/")
 	found := g.scrape()
 	endpoint.wantSamples(t, found, map[string]float64{`requests_total token="fetched"`: 1, `tokens`: 1})
