@@ -21,6 +21,7 @@ import (
 
 // exampleTests has a test for each file in examples, which runs that file.
 var exampleTests = map[string]func(*testing.T){
+	"access-log":         testAccessLog,
 	"always-warm":        testAlwaysWarm,
 	"api-key":            testAPIKey,
 	"client-secret-jwt":  testClientSecretJWT,
@@ -40,6 +41,8 @@ var exampleTests = map[string]func(*testing.T){
 	"private-ca":         testPrivateCA,
 	"quickstart":         testQuickstart,
 	"secret-file":        testSecretFile,
+	"notify":             testNotify,
+	"tracing":            testTracing,
 	"two-apis":           testTwoAPIs,
 	"upload":             testUpload,
 }

@@ -1,0 +1,141 @@
+package oauthcc
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+func init() {
+	caddy.RegisterModule(new(execStandIn))
+}
+
+// execStandIn runs a command as the module does that the example uses.
+type execStandIn struct {
+	Command string   `json:"command,omitempty"`
+	Args    []string `json:"args,omitempty"`
+}
+
+func (*execStandIn) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "events.handlers.exec", New: func() caddy.Module { return new(execStandIn) }}
+}
+
+func (e *execStandIn) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next()
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	e.Command, e.Args = d.Val(), d.RemainingArgs()
+	return nil
+}
+
+func (e *execStandIn) Handle(ctx context.Context, _ caddy.Event) error {
+	repl := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	args := make([]string, len(e.Args))
+	for i, arg := range e.Args {
+		args[i] = repl.ReplaceAll(arg, "")
+	}
+	return exec.CommandContext(ctx, e.Command, args...).Run() //nolint:gosec // the test's own
+}
+
+// partnerEnv is the environment of the examples that have a partner of the user's.
+func partnerEnv(t *testing.T) (endpoint *tokenServer, upstream *api, env map[string]string) {
+	t.Helper()
+	endpoint, upstream = startTokenServer(t), startAPI(t)
+	grantOnlyTo(endpoint, "gateway", "a-secret")
+	return endpoint, upstream, map[string]string{"TOKEN_ENDPOINT": endpoint.URL + "/token", "CLIENT_SECRET": "a-secret", "API": upstream.URL}
+}
+
+func refuseClients(w http.ResponseWriter, _ *http.Request, _ int) {
+	http.Error(w, `{"error":"invalid_client"}`, http.StatusUnauthorized)
+}
+
+func testAccessLog(t *testing.T) {
+	endpoint, upstream, env := partnerEnv(t)
+	g := startExample(t, "access-log", exampleRun{env: env})
+	accessed := func() (lines []map[string]any) {
+		for line := range strings.Lines(g.logs.all()) {
+			var entry map[string]any
+			if json.Unmarshal([]byte(line), &entry) == nil && entry["msg"] == "handled request" {
+				lines = append(lines, entry)
+			}
+		}
+		return lines
+	}
+	last := func() map[string]any { return accessed()[len(accessed())-1] }
+	for n, want := range []string{"fetched", "fresh", "replayed"} {
+		if want == "replayed" {
+			upstream.revoke("token-1")
+		}
+		g.get("/")
+		awaitCondition(t, "the request is logged", func() bool { return len(accessed()) == n+1 })
+		if got := last()["token"]; got != want {
+			t.Errorf("logged %v, want %s", got, want)
+		}
+	}
+	endpoint.setAnswer(refuseClients)
+	awaitCondition(t, "the token is forgotten", func() bool {
+		for _, named := range namedGrants() {
+			named.grant.drop()
+		}
+		return g.get("/").status == http.StatusBadGateway
+	})
+	awaitCondition(t, "the request is logged", func() bool { return last()["status"] == 502.0 })
+	if entry := last(); entry["token"] != "none" || entry["cause"] != "invalid_client" {
+		t.Errorf("logged %v", entry)
+	}
+	if strings.Contains(g.logs.all(), "token-1") {
+		t.Error("the log has a token")
+	}
+}
+
+func testTracing(t *testing.T) {
+	spans := collectSpans(t)
+	_, _, env := partnerEnv(t)
+	g := startExample(t, "tracing", exampleRun{env: env})
+	g.get("/")
+	request, fetch := spans.await(t, "gateway GET", 1)[0], spans.await(t, fetchSpan, 1)[0]
+	if fetch.Parent.SpanID() != request.SpanContext.SpanID() {
+		t.Errorf("the fetch is below %s, want %s", fetch.Parent.SpanID(), request.SpanContext.SpanID())
+	}
+	if got := attributesOf(request)["oauth_cc.status"]; got != "fetched" {
+		t.Errorf("the request's span has %v", got)
+	}
+}
+
+func testNotify(t *testing.T) {
+	endpoint, upstream, env := partnerEnv(t)
+	dir := t.TempDir()
+	notified := filepath.Join(dir, "notified")
+	env["NOTIFY"] = filepath.Join(dir, "notify")
+	script := "#!/bin/sh\necho \"$@\" >>" + notified + "\n"
+	if err := os.WriteFile(env["NOTIFY"], []byte(script), 0o700); err != nil { //nolint:gosec // to be run
+		t.Fatal(err)
+	}
+	told := func(what string) func() bool {
+		return func() bool {
+			text, _ := os.ReadFile(notified)
+			return strings.Contains(string(text), what)
+		}
+	}
+	g := startExample(t, "notify", exampleRun{env: env})
+	g.get("/")
+	upstream.revoke("token-1")
+	g.get("/")
+	awaitCondition(t, "the rejection is told", told("oauth_cc.token_rejected "+env["TOKEN_ENDPOINT"]+" gateway invalid_token\n"))
+	upstream.revoke("token-2")
+	endpoint.setAnswer(refuseClients)
+	for _, named := range namedGrants() {
+		named.grant.drop()
+	}
+	g.get("/")
+	awaitCondition(t, "the failure is told", told("oauth_cc.token_failed "+env["TOKEN_ENDPOINT"]+" gateway invalid_client\n"))
+}
