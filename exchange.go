@@ -31,9 +31,9 @@ type exchange struct {
 	body         io.ReadCloser    // of the next attempt
 	renewed      bool             // the token is another one than at first
 	renewedAgain bool             // and so is that, after another gateway's
-	nonce        string           // that the upstream wants with this token; empty until it has told
 	bare         bool             // the rejection did not say that the token was at fault
-	outcome      rejectionOutcome // empty as long as the token was not rejected
+	outcome      rejectionOutcome // of the rejection of the first token
+	nonce        string           // that the upstream wants with this token; empty until it has told
 	failure      error            // why there is no other token
 
 	method, path string // that the proof is for
@@ -237,7 +237,7 @@ func (x *exchange) renew(code string) bool {
 
 // noteRejection takes note of a rejection, of which it is open what becomes of it.
 func (x *exchange) noteRejection(status int, code string) {
-	if x.outcome == "" {
+	if x.outcome == notRejected {
 		x.outcome = rejectionUncured
 	}
 	if x.src.grant.isRejected(x.token) {
@@ -248,14 +248,14 @@ func (x *exchange) noteRejection(status int, code string) {
 // decide notes what becomes of a rejection after which the request is not sent once more. It
 // changes nothing for one that already was.
 func (x *exchange) decide(outcome rejectionOutcome) {
-	if x.outcome != "" && !x.renewed {
+	if x.outcome != notRejected && !x.renewed {
 		x.outcome = outcome
 	}
 }
 
 // count counts the request if its token was rejected.
 func (x *exchange) count() {
-	if x.outcome != "" {
+	if x.outcome != notRejected {
 		x.h.metrics.rejections[x.outcome].Inc()
 	}
 }

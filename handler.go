@@ -48,15 +48,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return next.ServeHTTP(w, r)
 	}
 	var t *token
-	status := statusNone
 	src, err := h.sourceFor(repl)
 	if err == nil {
 		defer src.release()
-		t, status, err = src.token(r.Context())
+		t, err = src.token(r.Context(), repl)
 	}
-	h.metrics.requests[status].Inc()
-	repl.Set(statusPlaceholder, status)
 	if err != nil {
+		h.metrics.none.Inc()
 		if err = h.withoutToken(w, repl, err); err != nil {
 			return err
 		}
@@ -77,25 +75,29 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return x.serve(next)
 }
 
-// token returns the token for a request, and where it came from. Only a request that finds
-// none which can be served has to wait for one.
-func (s *grantSource) token(ctx context.Context) (t *token, status string, err error) {
+// token returns the token for a request, and notes where it came from. Only a request that
+// finds none which can be served has to wait for one.
+func (s *grantSource) token(ctx context.Context, repl *caddy.Replacer) (*token, error) {
 	now := time.Now()
-	t = s.grant.current.Load()
+	t := s.grant.current.Load()
 	switch {
 	case t != nil && !s.hold(t).staleFrom.passed(now):
-		status = statusFresh
+		repl.Set(statusPlaceholder, statusFresh)
+		s.h.metrics.fresh.Inc()
 	case t.usable(now):
-		status = statusStale
+		repl.Set(statusPlaceholder, statusStale)
+		s.h.metrics.stale.Inc()
 		s.grant.renewAhead(ctx, t, s)
 	default:
-		status = statusFetched
+		var err error
 		if t, err = s.grant.get(ctx, s); err != nil {
-			return nil, statusNone, err
+			return nil, err
 		}
+		repl.Set(statusPlaceholder, statusFetched)
+		s.h.metrics.fetched.Inc()
 	}
 	s.grant.uses.Add(1)
-	return t, status, nil
+	return t, nil
 }
 
 // withoutToken decides what becomes of a request for which there is no token. It

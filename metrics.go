@@ -22,20 +22,21 @@ const (
 // request, so that no client of the gateway can make more series.
 const dynamicClientID = "dynamic"
 
-// The label token of requests, beside those that {http.oauth_cc.status} has.
-var requestStatuses = []string{statusFresh, statusStale, statusFetched, statusNone}
-
 // rejectionOutcome is what became of a request whose token the upstream rejected.
-type rejectionOutcome string
+type rejectionOutcome uint8
 
 const (
-	rejectionCured         rejectionOutcome = "cured"          // sent once more, and not rejected again
-	rejectionUncured       rejectionOutcome = "uncured"        // sent once more in vain, or there is no other token
-	rejectionPassed        rejectionOutcome = "passed"         // another token would not help, or is not due yet
-	rejectionNotReplayable rejectionOutcome = "not_replayable" // the body can't be sent again
+	notRejected            rejectionOutcome = iota
+	rejectionCured                          // sent once more, and not rejected again
+	rejectionUncured                        // sent once more in vain, or there is no other token
+	rejectionPassed                         // another token would not help, or is not due yet
+	rejectionNotReplayable                  // the body can't be sent again
 )
 
-var rejectionOutcomes = []rejectionOutcome{rejectionCured, rejectionUncured, rejectionPassed, rejectionNotReplayable}
+// rejectionLabels are the values of the label outcome.
+var rejectionLabels = [...]string{
+	rejectionCured: "cured", rejectionUncured: "uncured", rejectionPassed: "passed", rejectionNotReplayable: "not_replayable",
+}
 
 // metrics are those of all configurations in this process. Each configuration has a
 // registry of its own, and they are in all of them, so that counts outlive a reload.
@@ -161,11 +162,10 @@ type metricLabels struct {
 // grantMetrics are the metrics with the same labels.
 type grantMetrics struct {
 	metricLabels
-	requests   map[string]prometheus.Counter
-	rejections map[rejectionOutcome]prometheus.Counter
-	fetches    *prometheus.CounterVec
-	duration   prometheus.Observer
-	wait       prometheus.Observer
+	fresh, stale, fetched, none prometheus.Counter // requests, by their token
+	rejections                  [len(rejectionLabels)]prometheus.Counter
+	fetches                     *prometheus.CounterVec
+	duration, wait              prometheus.Observer
 
 	mu    sync.Mutex
 	ended bool // no configuration has them any more; fetches may still come to their end
@@ -175,19 +175,21 @@ type grantMetrics struct {
 var counting = caddy.NewUsagePool()
 
 func newGrantMetrics(l metricLabels) *grantMetrics {
+	requests := func(token string) prometheus.Counter {
+		return metrics.requests.WithLabelValues(l.endpoint, l.clientID, token)
+	}
 	m := &grantMetrics{
 		metricLabels: l,
-		requests:     make(map[string]prometheus.Counter),
-		rejections:   make(map[rejectionOutcome]prometheus.Counter),
+		fresh:        requests(statusFresh),
+		stale:        requests(statusStale),
+		fetched:      requests(statusFetched),
+		none:         requests(statusNone),
 		fetches:      metrics.fetches.MustCurryWith(l.labels()),
 		duration:     metrics.fetchDuration.With(l.labels()),
 		wait:         metrics.waitDuration.With(l.labels()),
 	}
-	for _, status := range requestStatuses {
-		m.requests[status] = metrics.requests.WithLabelValues(l.endpoint, l.clientID, status)
-	}
-	for _, outcome := range rejectionOutcomes {
-		m.rejections[outcome] = metrics.rejections.WithLabelValues(l.endpoint, l.clientID, string(outcome))
+	for outcome := rejectionCured; int(outcome) < len(rejectionLabels); outcome++ {
+		m.rejections[outcome] = metrics.rejections.WithLabelValues(l.endpoint, l.clientID, rejectionLabels[outcome])
 	}
 	// From the first fetch on there is a rate only if the count begins with 0.
 	for _, trigger := range []trigger{triggerMiss, triggerAhead, triggerRejected} {
