@@ -593,7 +593,7 @@ func TestScenarioScaleOfToken(t *testing.T) {
 	granted := grantedToken{sent: time.Now(), lifetime: time.Hour, lifetimeKnown: true}
 	before, table := heap(), newGrantTable(count)
 	for n := range count {
-		entry := table.acquire(newGrantKey([]string{strconv.Itoa(n)}), nil, nil)
+		entry := table.acquire(newGrantKey([]string{strconv.Itoa(n)}), []requestPlaceholder{{name: "http.request.header.X-Tenant"}}, []string{strconv.Itoa(n)})
 		s := sourceFunc(func(context.Context) fetched {
 			granted := granted
 			granted.value = strings.Clone(value)
