@@ -226,18 +226,21 @@ func (n namedGrant) status(now time.Time) tokenStatus {
 	if t := s.token; t != nil {
 		status.State = n.h.tokenState(t, now)
 		status.Token, status.Generation, status.Shared = fingerprint(t.value), t.generation, t.adopted
-		obtained, stale, expiry := t.sent.wall.UTC(), n.h.refreshAhead.staleFrom(t).wall.UTC(), t.expiry().UTC()
-		status.ObtainedAt, status.StaleFrom, status.ExpiresAt = &obtained, &stale, &expiry
+		status.ObtainedAt, status.StaleFrom, status.ExpiresAt = shownTime(t.sent.wall), shownTime(n.h.refreshAhead.staleFrom(t).wall), shownTime(t.expiry())
 	}
 	if failure := s.history.lastFailure; failure != nil {
-		status.LastError = &failedStatus{Error: failure.errorCode(), Status: failure.status, At: s.history.failedAt.UTC()}
+		status.LastError = &failedStatus{Error: failure.errorCode(), Status: failure.status, At: *shownTime(s.history.failedAt)}
 	}
 	if s.failed != nil && s.failed.nextTry.After(now) {
-		next := s.failed.nextTry.UTC()
-		status.NextTry = &next
+		status.NextTry = shownTime(s.failed.nextTry)
 	}
 	return status
 }
 
-// Interface guards
+func shownTime(t time.Time) *time.Time {
+	t = t.UTC().Truncate(time.Millisecond)
+	return &t
+}
+
+// Interface guard
 var _ caddy.AdminRouter = adminAPI{}
