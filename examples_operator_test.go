@@ -43,7 +43,7 @@ func (e *execStandIn) Handle(ctx context.Context, _ caddy.Event) error {
 	for i, arg := range e.Args {
 		args[i] = repl.ReplaceAll(arg, "")
 	}
-	return exec.CommandContext(ctx, e.Command, args...).Run() //nolint:gosec // the test's own
+	return exec.CommandContext(ctx, e.Command, args...).Run()
 }
 
 // partnerEnv is the environment of the examples that have a partner of the user's.
@@ -117,7 +117,7 @@ func testNotify(t *testing.T) {
 	notified := filepath.Join(dir, "notified")
 	env["NOTIFY"] = filepath.Join(dir, "notify")
 	script := "#!/bin/sh\necho \"$@\" >>" + notified + "\n"
-	if err := os.WriteFile(env["NOTIFY"], []byte(script), 0o700); err != nil { //nolint:gosec // to be run
+	if err := os.WriteFile(env["NOTIFY"], []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	told := func(what string) func() bool {
