@@ -167,21 +167,3 @@ func (a clientAssertion) sign(r grantRequest, now time.Time) (string, error) {
 		IssuedAt: now.Unix(), Expiry: now.Add(a.lifetime).Unix(),
 	}).Serialize()
 }
-
-// assertionHint is for a client whose assertion was refused: servers disagree on what
-// they expect in it.
-func assertionHint(r grantRequest) string {
-	tries := []string{"the clocks of both sides"}
-	if r.assertion.audience == "" && r.issuer != "" {
-		tries = append(tries, "signing_key's audience (older servers want the token endpoint's URL)")
-	} else if r.assertion.audience == "" {
-		tries = append(tries, "signing_key's audience (newer servers want the issuer)")
-	}
-	if r.assertion.typ != "JWT" {
-		tries = append(tries, "signing_key's typ (older servers want JWT)")
-	}
-	if r.assertion.key != nil {
-		tries = append(tries, "whether the server has the public key under this key_id")
-	}
-	return "the client's assertion was refused; check " + strings.Join(tries, ", ")
-}

@@ -141,30 +141,3 @@ func (t rawBasicTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	req.SetBasicAuth(t.id, t.secret)
 	return t.next.RoundTrip(req)
 }
-
-// refusalHint is for a client that was refused with this error code: what servers disagree
-// on.
-func (r grantRequest) refusalHint(code string) string {
-	switch {
-	case code == "invalid_dpop_proof":
-		return "the proof was refused; check the clocks of both sides, and that the token endpoint's URL is the one by which the server knows it"
-	case usesAssertion(r.authMethod):
-		return assertionHint(r)
-	case r.authMethod == authTLS:
-		return "the client certificate was not accepted for this client_id; check what the server has registered, such as its subject"
-	case usesBasic(r.authMethod) && strings.ContainsFunc(r.clientID+r.clientSecret, isReservedInForm):
-		// Only reserved characters show whether Basic credentials are form-encoded.
-		other := authSecretBasicRaw
-		if r.authMethod == authSecretBasicRaw {
-			other = authSecretBasic
-		}
-		return "the credential has reserved characters, which servers decode differently; try auth_method " + other
-	}
-	return ""
-}
-
-// isReservedInForm reports whether form encoding changes the character.
-func isReservedInForm(r rune) bool {
-	unreserved := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("-_.~", r)
-	return !unreserved
-}

@@ -332,10 +332,7 @@ func (c *tokenClient) send(ctx context.Context, request grantRequest, nonce stri
 	token, err := config.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
 	if err != nil {
 		failure := asFetchError(ctx, err)
-		// Some servers call credentials that they can't decode an invalid request.
-		if failure.refusesClient() || failure.code == "invalid_request" || failure.code == "invalid_dpop_proof" {
-			failure.hint = request.refusalHint(failure.code)
-		}
+		failure.hint = request.hintFor(failure)
 		return grantedToken{}, failure
 	}
 	granted := vetting.granted

@@ -45,6 +45,7 @@ type grantedToken struct {
 	missingScope  string        // asked, but not granted
 	sequence      uint64        // see sharedToken
 	adopted       bool          // another gateway has got it
+	skew          time.Duration // how far the endpoint's clock is ahead of ours; 0 up to mostSkew
 }
 
 // failureClass is the kind of a failed fetch. Its text is the error code where the
@@ -69,6 +70,7 @@ type fetchError struct {
 	detail     string        // in our words, for the log alone
 	said       string        // the endpoint's words, made safe, likewise
 	hint       string        // what may help
+	seen       symptoms      // of the answer, from which the hint comes
 	retryAfter time.Duration // as the endpoint asked, 0 without
 	unsent     bool          // nothing was sent; the configuration is at fault
 	queued     bool          // nor asked for, since other fetches had their turn all the time
@@ -151,8 +153,10 @@ func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 		failure.status = res.StatusCode
 		failure.retryAfter = retryAfter(res.Header, t.now())
 		failure.nonce = nonceIn(res.Header)
+		failure.seen = examine(res, body, answer.errorCode, t.now())
 		return nil, failure
 	}
+	t.granted.skew = clockSkew(res.Header, t.now())
 	normalized, err := json.Marshal(map[string]string{"access_token": answer.accessToken, "token_type": "Bearer"})
 	if err != nil {
 		return nil, err
