@@ -125,7 +125,7 @@ func (adminAPI) list(w http.ResponseWriter, r *http.Request) error {
 		}
 		list.Tokens = append(list.Tokens, named.status(now))
 	}
-	return writeJSON(w, http.StatusOK, list)
+	return answerJSON(w, http.StatusOK, list)
 }
 
 func (adminAPI) drop(w http.ResponseWriter, r *http.Request) error {
@@ -160,7 +160,7 @@ func (adminAPI) refresh(w http.ResponseWriter, r *http.Request) error {
 	if err != nil { // nobody waits for the answer
 		return caddy.APIError{HTTPStatus: http.StatusGatewayTimeout, Err: err}
 	}
-	return writeJSON(w, http.StatusOK, named.status(time.Now()))
+	return answerJSON(w, http.StatusOK, named.status(time.Now()))
 }
 
 // readiness is whether there are tokens.
@@ -186,10 +186,10 @@ func (adminAPI) ready(w http.ResponseWriter, r *http.Request) error {
 	if !answer.Ready {
 		status = http.StatusServiceUnavailable
 	}
-	return writeJSON(w, status, answer)
+	return answerJSON(w, status, answer)
 }
 
-func writeJSON(w http.ResponseWriter, status int, value any) error {
+func answerJSON(w http.ResponseWriter, status int, value any) error {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)

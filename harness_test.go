@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 	"go.uber.org/goleak"
 )
@@ -28,6 +29,10 @@ func TestMain(m *testing.M) {
 	caddy.RegisterModule(new(flakyStorage))
 	if config := os.Getenv(gatewayConfig); config != "" {
 		os.Exit(runGateway(config))
+	}
+	if os.Getenv(commandLine) != "" {
+		caddycmd.Main()
+		os.Exit(0)
 	}
 	goleak.VerifyTestMain(m,
 		// Caddy's TLS app cleans its storage in the background, holding a lock.
