@@ -38,6 +38,10 @@ var rejectionLabels = [...]string{
 	rejectionCured: "cured", rejectionUncured: "uncured", rejectionPassed: "passed", rejectionNotReplayable: "not_replayable",
 }
 
+// durationBuckets end a little after the times for which a fetch is waited for: what is given
+// up after a second, or after the usual timeout, ought to be told from what takes longer.
+var durationBuckets = []float64{.01, .025, .05, .1, .25, .5, 1.1, 2.5, 5.5, 11, 30}
+
 // metrics are those of all configurations in this process. Each configuration has a
 // registry of its own, and they are in all of them, so that counts outlive a reload.
 var metrics = newCollector()
@@ -58,7 +62,7 @@ func newCollector() *collector {
 	}
 	seconds := func(what, help string) *prometheus.HistogramVec {
 		return prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: name(what), Help: help, Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30},
+			Name: name(what), Help: help, Buckets: durationBuckets,
 		}, labels())
 	}
 	return &collector{
@@ -153,6 +157,11 @@ func (h *holding) expiry() time.Time {
 	return h.earliest
 }
 
+// usualResults are those that fetches most often have.
+var usualResults = []string{
+	resultOK, "invalid_client", string(classRefused), string(classUnreachable), string(classTimeout), string(classServerError), string(classInvalidResponse),
+}
+
 // metricLabels tell from which configuration a metric comes.
 type metricLabels struct {
 	endpoint string // host and path
@@ -191,9 +200,11 @@ func newGrantMetrics(l metricLabels) *grantMetrics {
 	for outcome := rejectionCured; int(outcome) < len(rejectionLabels); outcome++ {
 		m.rejections[outcome] = metrics.rejections.WithLabelValues(l.endpoint, l.clientID, rejectionLabels[outcome])
 	}
-	// From the first fetch on there is a rate only if the count begins with 0.
+	// The first of a kind makes a rate only if the count began with 0.
 	for _, trigger := range []trigger{triggerMiss, triggerAhead, triggerRejected} {
-		m.fetches.WithLabelValues(resultOK, string(trigger))
+		for _, result := range usualResults {
+			m.fetches.WithLabelValues(result, string(trigger))
+		}
 	}
 	return m
 }
