@@ -134,10 +134,7 @@ func (adminAPI) drop(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	named.grant.drop()
-	named.h.logger.Info("an operator has the token forgotten",
-		zap.String("endpoint", named.h.public.endpointName()),
-		zap.String("client_id", named.h.public.clientID),
-		zap.String("id", named.id))
+	named.h.logger.Info("an operator has the token forgotten", named.h.named(zap.String("id", named.id))...)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

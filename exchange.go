@@ -205,15 +205,14 @@ func (x *exchange) renew(code string) bool {
 			level = zapcore.WarnLevel // once for each token
 		}
 		x.h.logger.Log(level, "the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection",
-			zap.String("token", fingerprint(x.token.value)),
-			zap.Int64("replay_buffer", x.h.replayLimit))
+			x.h.named(zap.String("token", fingerprint(x.token.value)), zap.Int64("replay_buffer", x.h.replayLimit))...)
 		return false
 	}
 	t, err := x.src.grant.renew(x.client, x.token, x.bare, x.src)
 	if errors.Is(err, errNotRenewed) {
 		x.decide(rejectionPassed)
 		if c := x.h.logger.Check(zapcore.DebugLevel, "the upstream rejected the token, and there is no other"); c != nil {
-			c.Write(zap.String("token", fingerprint(x.token.value)))
+			c.Write(x.h.named(zap.String("token", fingerprint(x.token.value)))...)
 		}
 		return false
 	}
@@ -293,7 +292,7 @@ func (x *exchange) learn(rejected bool) {
 		x.src.grant.cured()
 	case x.src.grant.notCured(x.token, x.bare):
 		x.h.logger.Warn("the upstream rejected the renewed token as well; the client gets the rejection",
-			zap.String("token", fingerprint(x.token.value)))
+			x.h.named(zap.String("token", fingerprint(x.token.value)))...)
 	}
 }
 
@@ -301,7 +300,8 @@ func (x *exchange) learn(rejected bool) {
 // can't be seen from here.
 func (h *Handler) reportRewritten() {
 	if h.prover.toldRewritten.CompareAndSwap(false, true) {
-		h.logger.Error("the method or the path was changed after the DPoP proof for it was made, so the upstream refuses it; put oauth_cc after what changes them")
+		h.logger.Error("the method or the path was changed after the DPoP proof for it was made, so the upstream refuses it; put oauth_cc after what changes them",
+			h.named()...)
 	}
 }
 
@@ -315,9 +315,9 @@ func (x *exchange) reportRefusedProof(code string) {
 	if code == "use_dpop_nonce" {
 		hint = "the upstream wants a nonce; it gave none, or did not take the one it gave, or the request's body can't be sent again"
 	}
-	h.logger.Warn("the upstream refuses the DPoP proof; the client gets the rejection",
+	h.logger.Warn("the upstream refuses the DPoP proof; the client gets the rejection", h.named(
 		zap.String("error", code),
 		zap.String("proof_method", proofMethod(r)),
 		zap.String("proof_origin", h.prover.origin),
-		zap.String("hint", hint))
+		zap.String("hint", hint))...)
 }

@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -221,6 +222,15 @@ func (s *grantSource) report(o outcome) {
 	if o.atEnd {
 		logger.Warn("the token has expired already when it is granted, and is used for a second; compare the clocks of this machine and the endpoint, and look at expires_in")
 	}
+}
+
+// named are the fields of a log entry with those before them that say which of the
+// configuration's grants it is about.
+func (h *Handler) named(fields ...zap.Field) []zap.Field {
+	return append([]zap.Field{
+		zap.String("endpoint", cmp.Or(h.public.endpoint, h.public.issuer)),
+		zap.String("client_id", h.public.clientID),
+	}, fields...)
 }
 
 // failureFields are what a log entry says of a failure.

@@ -38,7 +38,7 @@ func (h *Handler) resolve(request standIn) (grantRequest, error) {
 			return r, err
 		}
 		if news != nil {
-			h.logger.Warn("the signing key can't be used; the one before is used on", zap.Error(news))
+			h.logger.Warn("the signing key can't be used; the one before is used on", h.named(zap.Error(news))...)
 		}
 		r.assertion = newClientAssertion(assertions, key)
 	} else if usesAssertion(r.authMethod) {

@@ -105,7 +105,7 @@ func (s *grantSource) token(ctx context.Context, repl *caddy.Replacer) (*token, 
 func (h *Handler) withoutToken(w http.ResponseWriter, repl *caddy.Replacer, err error) error {
 	repl.Set(statusPlaceholder, statusNone)
 	if missing, ok := errors.AsType[*missingValueError](err); ok {
-		h.logger.Error("no token for a request", zap.Error(missing))
+		h.logger.Error("no token for a request", h.named(zap.Error(missing))...)
 		err = &unavailableError{cause: &fetchError{class: classRefused, unsent: true}}
 	}
 	failure, ok := errors.AsType[*unavailableError](err)

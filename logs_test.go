@@ -60,7 +60,7 @@ func inVirtualTime(play func(t *testing.T) *virtualGateway) logScenario {
 // namedApp is a gateway in virtual time whose client is called app.
 func namedApp(t *testing.T, h *Handler) *virtualGateway {
 	g := newVirtualGateway(t, h)
-	g.ClientID = "app"
+	g.ClientID, g.public.clientID = "app", "app"
 	return g
 }
 
