@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -134,6 +135,11 @@ func (adminAPI) drop(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	named.grant.drop()
+	for _, h := range handlers.running() {
+		if h.key == named.h.key {
+			h.keeper.wake()
+		}
+	}
 	named.h.logger.Info("an operator has the token forgotten", named.h.named(zap.String("id", named.id))...)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
@@ -162,20 +168,27 @@ func (adminAPI) refresh(w http.ResponseWriter, r *http.Request) error {
 
 // readiness is whether there are tokens.
 type readiness struct {
-	Ready   bool          `json:"ready"`
-	Missing []tokenStatus `json:"missing,omitempty"`
+	Ready    bool          `json:"ready"`
+	Starting bool          `json:"starting,omitempty"` // no configuration runs yet, or none any more
+	Missing  []tokenStatus `json:"missing,omitempty"`
 }
 
 // ready has tokens fetched that are missing, as a request would: traffic that waits for it
 // would not come before.
 func (adminAPI) ready(w http.ResponseWriter, r *http.Request) error {
-	answer := readiness{Ready: true}
+	starting := caddy.ActiveContext().Context == nil
+	answer := readiness{Ready: !starting, Starting: starting}
 	now := time.Now()
+	var preparing sync.WaitGroup // they may look at files, or into a storage
+	var missing []namedGrant
 	for _, named := range namedGrants() {
-		if named.h.table != nil || named.grant.usable(now) != nil {
-			continue
+		if named.h.table == nil && named.grant.usable(now) == nil {
+			preparing.Go(func() { named.grant.prepare(r.Context(), named.h.source) })
+			missing = append(missing, named)
 		}
-		named.grant.prepare(r.Context(), named.h.source)
+	}
+	preparing.Wait()
+	for _, named := range missing {
 		answer.Ready = false
 		answer.Missing = append(answer.Missing, named.status(now))
 	}
@@ -209,12 +222,8 @@ func findGrant(r *http.Request) (namedGrant, error) {
 
 // status is what is told of the grant.
 func (n namedGrant) status(now time.Time) tokenStatus {
-	s, public := n.grant.state(), n.h.public
 	source := grantSource{h: n.h, grant: n.grant}
-	if server := source.server().known(public.issuer); server != nil {
-		public.endpoint = server.endpointFor(public)
-		public.endpoint = public.endpointName()
-	}
+	s, public := n.grant.state(), source.public()
 	status := tokenStatus{
 		ID: n.id, Endpoint: public.endpoint, Issuer: public.issuer, ClientID: public.clientID, AuthMethod: public.authMethod,
 		Scopes: public.scopes, Audience: public.audience, Resource: public.resource, Values: n.values(),

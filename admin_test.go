@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -173,18 +174,105 @@ func TestAdminForgetsAFailure(t *testing.T) {
 	}
 }
 
-// What is deleted on a gateway must not come back to it by way of the storage.
-func TestAdminForgetsASharedToken(t *testing.T) {
-	endpoint, upstream, root := startTokenServer(t), startAPI(t), t.TempDir()
-	g := startGatewayWithAdmin(t, endpoint.options("storage file_system "+root)+upstream.proxy())
-	g.get("/")
-	awaitRecords(t, root, 1)
-	g.ask(http.MethodDelete, "tokens/"+g.theOne().ID)
-	if a := g.get("/"); a.body != "GET / with token-2" {
-		t.Errorf("got %d %q", a.status, a.body)
+// What is deleted on a gateway must not come back to it by way of the storage, and what is
+// refreshed must be asked for.
+func TestAdminAsksPastTheStorage(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		for _, method := range []string{http.MethodDelete, http.MethodPost} {
+			t.Run(fmt.Sprintf("%s, restarted: %t", method, restarted), func(t *testing.T) {
+				endpoint, upstream, root := startTokenServer(t), startAPI(t), t.TempDir()
+				site := endpoint.options("storage file_system "+root) + upstream.proxy()
+				g := startGatewayWithAdmin(t, site)
+				g.get("/")
+				awaitRecords(t, root, 1)
+				if restarted {
+					g.reload("")
+					g.reload(site)
+				}
+				path := "tokens/" + g.theOne().ID
+				if method == http.MethodPost {
+					path += "/refresh"
+				}
+				if a := g.ask(method, path); a.status >= 300 || strings.Contains(a.body, `"shared"`) {
+					t.Errorf("%d %s", a.status, a.body)
+				}
+				if a := g.get("/"); a.body != "GET / with token-2" {
+					t.Errorf("got %d %q", a.status, a.body)
+				}
+				awaitRecords(t, root, 1)
+				wantFetched(t, endpoint, 2)
+				// Others, and this gateway later on, have the new one.
+				g.reload("")
+				g.reload(site)
+				if a := g.get("/"); a.body != "GET / with token-2" {
+					t.Errorf("got %d %q", a.status, a.body)
+				}
+				wantFetched(t, endpoint, 2)
+			})
+		}
 	}
-	awaitRecords(t, root, 1)
+}
+
+// A fetch that began before may bring what another gateway had got.
+func TestAdminRefreshWaitsForAFetchAndMakesItsOwn(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	release := make(chan struct{})
+	endpoint.setAnswer(func(w http.ResponseWriter, _ *http.Request, n int) {
+		if n == 1 {
+			<-release
+		}
+		endpoint.grant(w)
+	})
+	g := startGatewayWithAdmin(t, endpoint.options()+upstream.proxy())
+	var both sync.WaitGroup
+	both.Go(func() { g.get("/") })
+	awaitCondition(t, "the endpoint is asked", func() bool { return endpoint.count() == 1 })
+	id := g.theOne().ID
+	both.Go(func() {
+		if a := g.ask(http.MethodPost, "tokens/"+id+"/refresh"); a.status != http.StatusOK || !strings.Contains(a.body, `"generation":2`) {
+			t.Errorf("refreshing: %d %s", a.status, a.body)
+		}
+	})
+	close(release)
+	both.Wait()
 	wantFetched(t, endpoint, 2)
+}
+
+func TestAdminDeletionWakesPrefetching(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	g := startGatewayWithAdmin(t, endpoint.options("prefetch")+upstream.proxy())
+	awaitCondition(t, "the first token is there", func() bool { return g.theOne().State == stateFresh })
+	g.ask(http.MethodDelete, "tokens/"+g.theOne().ID)
+	awaitCondition(t, "the next token is there", func() bool { s := g.theOne(); return s.State == stateFresh && s.Generation == 2 })
+	wantFetched(t, endpoint, 2)
+}
+
+// A map can choose URLs that have more in them than may be shown.
+func TestAdminDoesNotShowWhatIsInAnEndpointsURL(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	g := startGatewayWithAdmin(t, "map {http.request.header.X-Tenant} {tenant_url} {\nacme "+endpoint.URL+"/token?code=query-canary\nbad http://user:pass-canary@127.0.0.1/token\n}\n"+
+		"oauth_cc {tenant_url} {\nclient_id app\nclient_secret s3cret-canary\n}\n"+upstream.proxy())
+	for _, name := range []string{"acme", "bad"} {
+		g.do(tenantRequest(t, g, name))
+	}
+	told := g.ask(http.MethodGet, "tokens").body
+	if strings.Contains(told, "canary") || !strings.Contains(told, `"tenant_url":"`+endpoint.URL+`/token"`) || strings.Count(told, `"id"`) != 2 {
+		t.Errorf("told %s", told)
+	}
+}
+
+func TestValuesThatAreNotShown(t *testing.T) {
+	for placeholder, shown := range map[string]bool{
+		"http.request.header.X-Tenant": true, "http.auth.user.id": true, "http.request.host": true, "http.request.uri.path": true,
+		"http.request.header.Authorization": false, "http.request.header.X-Api-Key": false, "http.request.cookie.session": false,
+		"http.request.uri.query": false, "http.request.uri.query.sig": false, "http.request.header.X-Pass": false, "http.request.uri": false,
+		"http.request.orig_uri": false, "http.request.uri.prefixed_query": false,
+	} {
+		h := provisionedConfig(t, configWithClient("client_id app", "client_secret x", "scope {"+placeholder+"}"))
+		if got := !h.perRequest[0].secret; got != shown {
+			t.Errorf("%s is shown: %t", placeholder, got)
+		}
+	}
 }
 
 func TestAdminIDsOutliveReloadsAndRotation(t *testing.T) {
@@ -202,18 +290,22 @@ func TestAdminIDsOutliveReloadsAndRotation(t *testing.T) {
 	if again := g.theOne().ID; again != id {
 		t.Errorf("%s has become %s by another secret", id, again)
 	}
-	// Two that differ in the secret alone.
-	g.reload("handle /one {\n" + options("one") + "}\nhandle {\n" + options("two") + "}\n")
-	list := g.list()
-	if len(list) != 2 || list[0].ID != id || list[1].ID != id+"-2" {
-		t.Errorf("listed %+v", list)
+	// Two that differ in the secret alone, on servers that Caddy sets up in any order.
+	other := freeAddr(t)
+	both := options("one") + "}\nhttp://" + other + " {\n" + options("two")
+	g.reload(both)
+	second := g.list()[1].ID
+	if a := g.ask(http.MethodPost, "tokens/"+second+"/refresh"); a.status != http.StatusOK || !strings.HasPrefix(second, id+"-") {
+		t.Errorf("refreshing %s: %d %s", second, a.status, a.body)
 	}
-	if a := g.ask(http.MethodPost, "tokens/"+id+"-2/refresh"); a.status != http.StatusOK {
-		t.Errorf("refreshing: %d %s", a.status, a.body)
+	for range 5 {
+		g.reload(both)
+		for _, s := range g.list() {
+			if isSecond := s.ID == second; isSecond != (s.State == stateFresh) || s.ID == id {
+				t.Errorf("%s is another grant than it was: %+v", s.ID, s)
+			}
+		}
 	}
-	list = g.list()
-	wantState(t, list[0], stateNone, 0)
-	wantState(t, list[1], stateFresh, 1)
 
 	if err := g.tryReload("handle {\n" + options("three") + "}\nhandle /bad {\n" + endpoint.options("auth_method nonsense") + "}\n"); err == nil {
 		t.Fatal("the configuration was loaded")

@@ -1,12 +1,14 @@
 package oauthcc
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/oauth2"
 )
@@ -36,6 +38,9 @@ func checkClientAuth(r grantRequest) error {
 	}
 	if r.clientID == "" && r.authMethod != authNone {
 		return fmt.Errorf("client_id: missing; auth_method %s needs one", r.authMethod)
+	}
+	if !utf8.ValidString(r.clientID) {
+		return errors.New("client_id: not UTF-8; write the file or the variable that it comes from in UTF-8")
 	}
 	if usesSecret(r.authMethod) != (r.clientSecret != "") {
 		switch {

@@ -45,11 +45,26 @@ func (d *directory) running() []*Handler {
 	return slices.DeleteFunc(d.all(), func(h *Handler) bool { return !h.running.Load() })
 }
 
+// runningWith returns the handler that runs and has this grant, the one of the newest
+// configuration, or nil.
+func (d *directory) runningWith(key grantKey) *Handler {
+	running := d.running()
+	for _, h := range slices.Backward(running) {
+		if h.key == key {
+			return h
+		}
+	}
+	return nil
+}
+
 // enterDirectory has the handler listed, and has it run once its configuration does: one
 // that is only validated, or fails to load, never runs.
 func (h *Handler) enterDirectory(ctx caddy.Context) error {
 	begin := func() {
 		h.running.Store(true)
+		if h.eventQueue != nil {
+			go h.tellEvents()
+		}
 		if h.keeper != nil {
 			h.keeper.begin(h)
 		}
@@ -61,7 +76,7 @@ func (h *Handler) enterDirectory(ctx caddy.Context) error {
 	case err != nil:
 		return err
 	default:
-		h.events = app.(*caddyevents.App)
+		h.events, h.eventQueue = app.(*caddyevents.App), newEventQueue()
 		if err := h.events.On("started", configurationStarted{sync.OnceFunc(begin)}); err != nil {
 			return fmt.Errorf("waiting for the start: %w", err)
 		}

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 const (
@@ -318,6 +319,8 @@ func checkDiscovered(endpoint string, r grantRequest) error {
 func checkIssuer(issuer string, insecureHTTP bool) error {
 	u, err := url.Parse(issuer)
 	switch {
+	case !utf8.ValidString(issuer):
+		return errors.New("issuer: not UTF-8; write the file or the variable that it comes from in UTF-8")
 	case err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http":
 		return errors.New("issuer: not an absolute http or https URL; write one such as https://auth.example.com")
 	case u.User != nil:

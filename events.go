@@ -3,7 +3,10 @@ package oauthcc
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // The events that Caddy's events app is told.
@@ -13,16 +16,58 @@ const (
 	eventRejected = "oauth_cc.token_rejected"
 )
 
-// emit tells whoever wants to know of the event, and returns when all have been told.
-func (h *Handler) emit(name string, data func() map[string]any) {
-	// Before the configuration runs, subscriptions are still being made.
-	if h.events == nil || !h.running.Load() || h.ctx.Err() != nil || !h.events.ShouldEmit(name) {
-		return
-	}
-	h.events.Emit(h.ctx, name, data())
+// maxEvents is how many events of a handler can wait to be told. When there are more, since
+// whoever is told takes long, the rest is lost.
+const maxEvents = 64
+
+// eventQueue holds the events of a handler until they have been told, one after the other.
+type eventQueue struct {
+	waiting chan func()
+	lost    atomic.Bool // this has been said
 }
 
-// announce implements source: it tells of the outcome as an event.
+func newEventQueue() *eventQueue { return &eventQueue{waiting: make(chan func(), maxEvents)} }
+
+// emit has whoever wants to know told of the event. It does not wait for that.
+func (h *Handler) emit(name string, data func() map[string]any) {
+	if h.eventQueue == nil {
+		return
+	}
+	if h.ctx.Err() != nil { // a fetch has outlived its configuration
+		if successor := handlers.runningWith(h.key); successor != nil {
+			h = successor
+		}
+	}
+	select {
+	case h.eventQueue.waiting <- func() {
+		if h.events.ShouldEmit(name) {
+			h.events.Emit(h.ctx, name, data())
+		}
+	}:
+	default:
+		if h.eventQueue.lost.CompareAndSwap(false, true) {
+			h.logger.Warn("events are lost, since their handlers take too long", h.named(zap.String("event", name))...)
+		}
+	}
+}
+
+// tellEvents tells of the events until the configuration ends. It begins when that runs:
+// before, subscriptions are still being made.
+func (h *Handler) tellEvents() {
+	for {
+		select {
+		case tell := <-h.eventQueue.waiting:
+			tell()
+		case <-h.ctx.Done():
+			return
+		}
+		if len(h.eventQueue.waiting) == 0 {
+			h.eventQueue.lost.Store(false)
+		}
+	}
+}
+
+// announce tells of the outcome of a fetch as an event.
 func (s *grantSource) announce(o outcome) {
 	name := eventObtained
 	if o.failure != nil {
@@ -56,16 +101,35 @@ func (s *grantSource) announceRejection(t *token, status int, code string) {
 	if !slices.Contains(challengeErrors, code) {
 		code = ""
 	}
-	go s.h.emit(eventRejected, func() map[string]any {
-		ctx, cancel := context.WithTimeout(s.h.ctx, changeLookup)
-		defer cancel()
-		request, err := s.resolveWithin(ctx)
-		if err != nil {
-			request = s.h.template()
-		}
+	s.h.emit(eventRejected, func() map[string]any {
+		endpoint, clientID := s.name()
 		return map[string]any{
-			"endpoint": request.endpointName(), "client_id": request.clientID,
-			"token": fingerprint(t.value), "status": status, "error": code,
+			"endpoint": endpoint, "client_id": clientID, "token": fingerprint(t.value), "status": status, "error": code,
 		}
 	})
+}
+
+// name is the endpoint and the client of the grant, as logs have them.
+func (s *grantSource) name() (endpoint, clientID string) {
+	if s.h.table == nil {
+		public := s.public()
+		return public.endpointName(), public.clientID
+	}
+	ctx, cancel := context.WithTimeout(s.h.ctx, changeLookup)
+	defer cancel()
+	request, err := s.resolveWithin(ctx)
+	if err != nil {
+		return s.h.public.endpoint, s.h.public.clientID
+	}
+	return request.endpointName(), request.clientID
+}
+
+// public is what may be told of the grant, with the endpoint of an issuer once it is known.
+func (s *grantSource) public() grantRequest {
+	public := s.h.public
+	if server := s.server().known(public.issuer); server != nil {
+		public.endpoint = server.endpointFor(public)
+		public.endpoint = public.endpointName()
+	}
+	return public
 }

@@ -2,7 +2,9 @@ package oauthcc
 
 import (
 	"context"
+	"fmt"
 	"net/http"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -206,4 +208,68 @@ func TestSlowEventHandlersHoldUpNobody(t *testing.T) {
 	if a := g.get("/"); a.body != "GET / with token-2" {
 		t.Errorf("got %d %q", a.status, a.body)
 	}
+}
+
+// Nor do they let a client, who can invent tenants, take up memory.
+func TestSlowEventHandlersHoldNothing(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	endpoint.setAnswer(refuseClients)
+	g := startGatewayWithEvents(t, "oauth_cc "+endpoint.URL+"/token {\nclient_id {http.request.header.X-Tenant}\nclient_secret s3cret-canary\nmax_tokens 8\n}\n"+upstream.proxy())
+	hold := make(chan struct{})
+	seenEvents.mu.Lock()
+	seenEvents.hold = hold
+	seenEvents.mu.Unlock()
+	before := runtime.NumGoroutine()
+	const tenants = 3 * maxEvents
+	for i := range tenants {
+		g.do(tenantRequest(t, g, fmt.Sprintf("tenant-%d", i)))
+	}
+	h := handlers.running()[0]
+	awaitCondition(t, "the fetches are over", func() bool { return runtime.NumGoroutine() < before+20 })
+	if n := len(h.table.all()); n > 8 {
+		t.Errorf("%d entries are held", n)
+	}
+	if lost := g.logs.with("events are lost, since their handlers take too long"); len(lost) != 1 || lost[0]["event"] != eventFailed {
+		t.Errorf("logged %v", lost)
+	}
+	close(hold)
+	awaitEvents(t, eventFailed, maxEvents)
+}
+
+// The configuration that waits for it tells of it.
+func TestEventOfAFetchThatOutlivesItsConfiguration(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	g := startGatewayWithEvents(t, endpoint.options()+upstream.proxy())
+	release := make(chan struct{})
+	endpoint.setAnswer(func(w http.ResponseWriter, r *http.Request, n int) {
+		<-release
+		refuseClients(w, r, n)
+	})
+	send := func(ctx context.Context) {
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, g.url("/"), nil)
+		_, _ = exchangeWith(testClient, req)
+	}
+	ctx, leave := context.WithCancel(t.Context())
+	var clients sync.WaitGroup
+	clients.Go(func() { send(ctx) })
+	awaitCondition(t, "the endpoint is asked", func() bool { return endpoint.count() == 1 })
+	old := handlers.running()[0]
+	clients.Go(func() { g.reload(endpoint.options("refresh_ahead off") + upstream.proxy()) })
+	awaitCondition(t, "the next configuration runs", func() bool { return handlers.runningWith(old.key) != old })
+	waiting := func() int {
+		old.source.grant.mu.Lock()
+		defer old.source.grant.mu.Unlock()
+		return old.source.grant.flight.waiting
+	}
+	awaitCondition(t, "a client waits in the next configuration", func() bool {
+		if waiting() < 2 {
+			clients.Go(func() { send(t.Context()) })
+		}
+		return waiting() >= 2
+	})
+	leave()
+	awaitCondition(t, "the old configuration has ended", func() bool { return old.ctx.Err() != nil })
+	close(release)
+	clients.Wait()
+	awaitEvents(t, eventFailed, 1)
 }

@@ -196,9 +196,10 @@ var errResolving = errors.New("a placeholder could not be resolved in time; the 
 // waited implements source.
 func (s *grantSource) waited(d time.Duration) { s.h.metrics.wait.Observe(d.Seconds()) }
 
-// report implements source: it tells the log and the metrics.
+// report implements source: it tells the metrics, the log and whoever wants to know of events.
 func (s *grantSource) report(o outcome) {
 	s.h.metrics.count(o)
+	s.announce(o)
 	logger := s.h.logger.With(
 		zap.String("endpoint", o.endpoint),
 		zap.String("client_id", o.clientID),

@@ -12,6 +12,7 @@ type flight struct {
 	trigger      trigger
 	parent       trace.Span // of what started it
 	forced       bool       // a rejected token is to be replaced, if not by trigger then for one who joined
+	anew         bool       // see fetchTask
 	bare         bool       // the fetch was started for one of which the upstream did not say that it was at fault
 	began        time.Time
 	limit        time.Duration     // that it can last
@@ -57,6 +58,7 @@ func (g *cachedGrant) start(src source, kind flight) {
 	if kind.forced {
 		g.forcedFrom = now.Add(forcedSpacing)
 	}
+	kind.anew = kind.anew || g.anew
 	kind.began, kind.limit = now, src.limit()
 	if g.failed != nil {
 		// The latest that the endpoint is asked the next time, should this fetch fail in
@@ -80,22 +82,18 @@ var never = time.Unix(1<<40, 0)
 // fly runs one fetch to its end.
 func (g *cachedGrant) fly(ctx context.Context, span trace.Span, f *flight, task fetchTask, src source) {
 	defer g.entry.release()
-	o, matters := func() (outcome, bool) {
+	after := func() func() {
 		defer close(f.done)
 		defer f.cancel()
 		o := g.land(f, src.fetch(ctx, task))
 		endSpan(span, o)
-		if o.failure != nil && ctx.Err() != nil { // nobody waits for it any more
-			return o, false
+		if o.failure == nil || ctx.Err() == nil { // else nobody waits for it any more
+			src.report(o)
 		}
-		src.report(o)
-		return o, true
+		return o.after
 	}()
-	if o.after != nil {
-		o.after()
-	}
-	if matters {
-		src.announce(o)
+	if after != nil {
+		after()
 	}
 }
 
@@ -108,7 +106,7 @@ func (g *cachedGrant) task(f *flight) fetchTask {
 			defer g.mu.Unlock()
 			f.queued = false
 		},
-		last: last, ahead: !f.forced && last.usable(f.began), wanted: f.wanted,
+		last: last, ahead: !f.forced && last.usable(f.began), anew: f.anew, wanted: f.wanted,
 	}
 }
 
@@ -127,6 +125,7 @@ func (g *cachedGrant) land(f *flight, result fetched) outcome {
 	}
 	if result.failure == nil {
 		g.forget()
+		g.anew = g.anew && !f.anew
 		if result.granted.adopted {
 			g.forcedFrom = f.forcedBefore // the endpoint was not asked
 		}

@@ -5,7 +5,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"strconv"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -26,18 +27,23 @@ func namedGrants() []namedGrant {
 	for _, h := range running {
 		latest[h.key] = h
 	}
-	var named []namedGrant
+	running = slices.DeleteFunc(running, func(h *Handler) bool { return latest[h.key] != h })
 	same := make(map[string]int)
 	for _, h := range running {
-		if latest[h.key] != h {
-			continue
-		}
+		same[h.publicID()]++
+	}
+	var named []namedGrant
+	for _, h := range running {
 		id := h.publicID()
-		if same[id]++; same[id] > 1 {
-			id += "-" + strconv.Itoa(same[id])
+		if same[id] > 1 {
+			id += "-" + keyedName(h.key)
 		}
 		for _, g := range h.grants() {
-			named = append(named, namedGrant{id: id + g.entry.suffix(), h: h, grant: g})
+			name := id
+			if g.entry != nil {
+				name += "." + keyedName(g.entry.key)
+			}
+			named = append(named, namedGrant{id: name, h: h, grant: g})
 		}
 	}
 	return named
@@ -51,22 +57,19 @@ func (h *Handler) publicID() string {
 	return hex.EncodeToString(key[:6])
 }
 
-// suffixKey keeps a client of the gateway from finding out by a name what is in a key.
-var suffixKey = sync.OnceValue(func() []byte {
+// nameKey keeps keys from being guessed from names.
+var nameKey = sync.OnceValue(func() []byte {
 	key := make([]byte, sha256.Size)
 	_, _ = rand.Read(key) // never fails
 	return key
 })
 
-// suffix names a grant among those of its table, as long as the process lasts. It is empty
-// for one that is in no table.
-func (e *tableEntry) suffix() string {
-	if e == nil {
-		return ""
-	}
-	mac := hmac.New(sha256.New, suffixKey())
-	mac.Write(e.key[:])
-	return "." + hex.EncodeToString(mac.Sum(nil)[:6])
+// keyedName names a grant as long as the process lasts. It tells nothing of what is in the
+// key, and no other grant gets it when that changes.
+func keyedName(key grantKey) string {
+	mac := hmac.New(sha256.New, nameKey())
+	mac.Write(key[:])
+	return hex.EncodeToString(mac.Sum(nil)[:6])
 }
 
 // publicRequest is what may be told of a token request: that with its placeholders resolved,
@@ -95,10 +98,23 @@ func shownValues(placeholders []requestPlaceholder, values []string) []string {
 	shown := make([]string, len(values))
 	for i, p := range placeholders {
 		if !p.secret {
-			shown[i] = strings.Clone(firstRunes(values[i], maxShown))
+			shown[i] = strings.Clone(firstRunes(p.shown(values[i]), maxShown))
 		}
 	}
 	return shown
+}
+
+// shown is what may be told of the value: of an endpoint neither the query nor user info, with
+// which it is not even accepted.
+func (p requestPlaceholder) shown(value string) string {
+	if !p.wholeURL {
+		return value
+	}
+	u, err := url.Parse(value)
+	if err != nil {
+		return ""
+	}
+	return displayURL(u)
 }
 
 // values are what the placeholders of the request stand for, by their names.

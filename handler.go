@@ -54,7 +54,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		t, err = src.token(r.Context(), repl)
 	}
 	if err != nil {
-		h.metrics.none.Inc()
+		if !errors.Is(err, context.Canceled) { // else the client did not wait for it
+			h.metrics.none.Inc()
+		}
 		if err = h.withoutToken(w, repl, err); err != nil {
 			return err
 		}

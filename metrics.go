@@ -180,8 +180,12 @@ type grantMetrics struct {
 	ended bool // no configuration has them any more; fetches may still come to their end
 }
 
-// counting holds the *grantMetrics of all configurations in this process.
-var counting = caddy.NewUsagePool()
+// counting holds the *grantMetrics of all configurations in this process. The pool would let
+// new ones be made while the last ones with the same labels come to their end.
+var counting = struct {
+	sync.Mutex
+	pool *caddy.UsagePool
+}{pool: caddy.NewUsagePool()}
 
 func newGrantMetrics(l metricLabels) *grantMetrics {
 	requests := func(token string) prometheus.Counter {
@@ -251,24 +255,25 @@ func (h *Handler) provisionMetrics(ctx caddy.Context, request grantRequest) erro
 			return fmt.Errorf("registering metrics: %w", err)
 		}
 	}
-	h.labels = metricLabels{endpoint: h.endpointLabel(), clientID: request.clientID}
+	// Provision has refused what is no UTF-8, and a label must not be.
+	h.labels = metricLabels{endpoint: strings.ToValidUTF8(h.endpointLabel(), "?"), clientID: strings.ToValidUTF8(request.clientID, "?")}
 	if h.perRequest != nil {
 		h.labels.clientID = dynamicClientID
 	}
-	value, _, err := counting.LoadOrNew(h.labels, func() (caddy.Destructor, error) { return newGrantMetrics(h.labels), nil })
+	counting.Lock()
+	defer counting.Unlock()
+	value, _, err := counting.pool.LoadOrNew(h.labels, func() (caddy.Destructor, error) { return newGrantMetrics(h.labels), nil })
 	if err != nil {
 		return err
 	}
-	h.metrics = value.(*grantMetrics)
+	h.metrics, h.counted = value.(*grantMetrics), true
 	return nil
 }
 
-// cleanUpMetrics ends the counting.
-func (h *Handler) cleanUpMetrics() error {
-	if h.metrics == nil {
-		return nil
-	}
-	_, err := counting.Delete(h.labels)
+func releaseMetrics(labels metricLabels) error {
+	counting.Lock()
+	defer counting.Unlock()
+	_, err := counting.pool.Delete(labels)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -267,6 +268,45 @@ func TestMetricsOfSeveralHandlersAndServers(t *testing.T) {
 	endpoint.wantSamples(t, found, map[string]float64{`requests_total token="fetched"`: 1, `tokens`: 1})
 	if got := found[endpoint.sample("requests_total", "other", `token="fetched"`)]; got != 1 {
 		t.Errorf("%v requests of the other client", got)
+	}
+}
+
+// Who does not wait for the token says nothing of whether there is one.
+func TestMetricsOfClientsThatGoAway(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	release := make(chan struct{})
+	endpoint.setAnswer(func(w http.ResponseWriter, _ *http.Request, _ int) {
+		<-release
+		endpoint.grant(w)
+	})
+	g := startGateway(t, monitored(endpoint.options()+upstream.proxy()))
+	ctx, leave := context.WithCancel(t.Context())
+	req := clientRequest(t, http.MethodGet, g.url("/"), nil).WithContext(ctx)
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		if _, err := exchangeWith(testClient, req); err == nil {
+			t.Error("the client did not go away")
+		}
+	}()
+	awaitCondition(t, "the endpoint is asked", func() bool { return endpoint.count() == 1 })
+	leave()
+	<-gone
+	awaitCondition(t, "the wait is over", func() bool { return g.scrape()[endpoint.sample("token_wait_duration_seconds_count", "app")] == 1 })
+	close(release)
+	endpoint.wantSamples(t, g.scrape(), map[string]float64{`requests_total token="none"`: 0, `requests_total token="fetched"`: 0})
+}
+
+func TestASecondCleanupTakesNothingAway(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	g := startGateway(t, monitored(endpoint.options()+upstream.proxy()))
+	g.get("/")
+	old := handlers.running()[0]
+	g.reload(monitored(endpoint.options("refresh_ahead off") + upstream.proxy()))
+	before := len(g.scrape())
+	cleanUpConfig(t, old)
+	if after := len(g.scrape()); after != before {
+		t.Errorf("%d samples have become %d", before, after)
 	}
 }
 

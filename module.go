@@ -213,19 +213,21 @@ type Handler struct {
 	perRequest []requestPlaceholder
 	fetching   chan struct{} // holds an element for each fetch of a grant that differs from request to request
 
-	key      grantKey
-	source   *grantSource // nil if the grant differs from request to request
-	table    *grantTable  // nil if it does not
-	acquired bool
-	held     atomic.Pointer[heldToken]
-	ctx      caddy.Context
-	public   grantRequest // what may be told of the token request
-	labels   metricLabels
-	metrics  *grantMetrics    // nil until it is provisioned
-	keeper   *keeper          // nil without prefetch
-	events   *caddyevents.App // nil without Caddy's configuration
-	running  atomic.Bool      // its configuration runs
-	logger   *zap.Logger
+	key        grantKey
+	source     *grantSource // nil if the grant differs from request to request
+	table      *grantTable  // nil if it does not
+	acquired   bool
+	held       atomic.Pointer[heldToken]
+	ctx        caddy.Context
+	public     grantRequest // what may be told of the token request
+	labels     metricLabels
+	metrics    *grantMetrics // nil until it is provisioned
+	counted    bool
+	keeper     *keeper          // nil without prefetch
+	events     *caddyevents.App // nil without Caddy's configuration, as is eventQueue
+	eventQueue *eventQueue
+	running    atomic.Bool // its configuration runs
+	logger     *zap.Logger
 }
 
 // TokenHeader tells in which request header the token travels upstream.
@@ -336,25 +338,23 @@ func (h *Handler) Cleanup() error {
 	handlers.remove(h)
 	h.keeper.end()
 	h.sharing.end()
+	var errs []error
 	if h.acquired {
 		h.acquired = false // requests that outlive the configuration still use the grant
-		if err := releaseGrant(h.key); err != nil {
-			return err
-		}
+		errs = append(errs, releaseGrant(h.key))
 	}
 	if h.holdsProofKey {
 		h.holdsProofKey = false
-		if err := releaseProofKey(); err != nil {
-			return err
-		}
+		errs = append(errs, releaseProofKey())
 	}
-	if err := h.cleanUpMetrics(); err != nil {
-		return err
+	if h.counted {
+		h.counted = false // as they use the metrics
+		errs = append(errs, releaseMetrics(h.labels))
 	}
-	if h.Transport == nil {
-		return nil
+	if h.Transport != nil {
+		errs = append(errs, h.Transport.Cleanup())
 	}
-	return h.Transport.Cleanup()
+	return errors.Join(errs...)
 }
 
 // provisionOptions applies defaults and refuses what can't be meant. What depends

@@ -92,6 +92,7 @@ func configSecrets(t *testing.T) (empty, full, missing string) {
 	t.Setenv("OAUTH_CC_TEST_EMPTY", "")
 	t.Setenv("OAUTH_CC_TEST_SECRET", configCanary)
 	t.Setenv("OAUTH_CC_TEST_BRACES", "{env.HOME}\\{}")
+	t.Setenv("OAUTH_CC_TEST_LATIN", "caf\xe9")
 	t.Setenv("OAUTH_CC_TEST_LINES", configCanary+"\r\nX-Injected: 1")
 	t.Setenv("OAUTH_CC_TEST_HTTP", "http://auth.example.com/token")
 	return empty, full, missing
@@ -236,6 +237,8 @@ func TestProvisionRefuses(t *testing.T) {
 		{"header name with a space", configWith(`request_header "X Key" 1`), []string{"request_header: \"X Key\" is not a valid header name", "use letters, digits and hyphens"}},
 		{"header name with a colon", configWith("request_header X-Key: 1"), []string{"request_header: \"X-Key:\" is not a valid header name"}},
 		{"header without a name", jsonWith(`"request_headers":{"":["1"]}`), []string{"request_header: \"\" is not a valid header name"}},
+		{"client id that is no UTF-8", configWithClient("client_id {env.OAUTH_CC_TEST_LATIN}", "client_secret x"), []string{"client_id: not UTF-8", "in UTF-8"}},
+		{"issuer that is no UTF-8", withIssuer("https://auth.example.com/{env.OAUTH_CC_TEST_LATIN}"), []string{"issuer: not UTF-8", "in UTF-8"}},
 		{"header value with line breaks", configWith("request_header X-Key {env.OAUTH_CC_TEST_LINES}"), []string{"request_header: the value of X-Key has characters", "remove line breaks"}},
 		{"header Content-Type", configWith("request_header content-type text/plain"), []string{"request_header: Content-Type is written by the gateway itself", "remove it", "request_format"}},
 		{"header Content-Length", configWith("request_header Content-Length 5"), []string{"request_header: Content-Length is written"}},

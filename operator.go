@@ -35,45 +35,44 @@ func (h *grantHistory) note(result fetched, now time.Time) {
 func (g *cachedGrant) state() grantState {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := grantState{
+	return grantState{
 		token: g.current.Load(), failed: g.failed, fetching: g.flight != nil,
 		history: g.history, uses: g.uses.Load(),
 	}
-	if s.token != nil && s.token.value == "" { // dropped
-		s.token = nil
-	}
-	return s
 }
 
-// refresh fetches another token whatever there is in the cache, also in a pause after a
-// failure, and waits for it. Errors are those of get.
+// refresh has the endpoint asked for another token whatever there is in the cache, also in a
+// pause after a failure, and waits for it. Errors are those of get.
 func (g *cachedGrant) refresh(ctx context.Context, src source) (*token, error) {
-	g.mu.Lock()
-	if g.flight == nil {
-		g.start(src, flight{trigger: triggerOperator, forced: true, parent: trace.SpanFromContext(ctx)})
-	}
-	f := g.flight
-	f.waiting++
-	g.mu.Unlock()
-	defer g.leave(f)
-	select {
-	case <-f.done:
-		return f.token, f.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	for {
+		g.mu.Lock()
+		if g.flight == nil {
+			g.start(src, flight{trigger: triggerOperator, forced: true, anew: true, parent: trace.SpanFromContext(ctx)})
+		}
+		f := g.flight
+		f.waiting++
+		g.mu.Unlock()
+		select {
+		case <-f.done:
+		case <-ctx.Done():
+			g.leave(f)
+			return nil, ctx.Err()
+		}
+		g.leave(f)
+		if f.anew { // else it may have brought what another gateway has got
+			return f.token, f.err
+		}
 	}
 }
 
-// drop forgets the token, and pauses with it: the next request fetches another. What stays
-// keeps the same token from being found in the storage.
+// drop forgets the token, and pauses with it: the next request has the endpoint asked, for
+// what is in the storage can be the same token.
 func (g *cachedGrant) drop() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.forget()
-	g.forcedFrom, g.bareWait, g.bareFrom = time.Time{}, 0, time.Time{}
-	if t := g.current.Load(); t != nil {
-		g.current.Store(&token{generation: t.generation, sequence: t.sequence})
-	}
+	g.current.Store(nil)
+	g.anew, g.forcedFrom, g.bareWait, g.bareFrom = true, time.Time{}, 0, time.Time{}
 }
 
 // prepare has a token fetched in the background if there is none, as long as that is not to

@@ -16,10 +16,11 @@ import (
 
 // requestPlaceholder is one that makes the grant differ from request to request.
 type requestPlaceholder struct {
-	name    string
-	option  string // the first that has it
-	urlPart bool   // it is a part of the token endpoint's URL
-	secret  bool   // what it stands for is not shown to operators
+	name     string
+	option   string // the first that has it
+	urlPart  bool   // it is a part of the token endpoint's URL
+	wholeURL bool   // it is all of that URL
+	secret   bool   // what it stands for is not shown to operators
 }
 
 // notePlaceholders finds the placeholders of the request in the options, and returns the
@@ -44,6 +45,7 @@ func (h *Handler) notePlaceholders(ctx caddy.Context) (grantRequest, error) {
 		}
 		p := &h.perRequest[i]
 		p.urlPart = p.urlPart || use.option == "token_endpoint" && !use.whole
+		p.wholeURL = p.wholeURL || use.option == "token_endpoint" && use.whole
 		p.secret = p.secret || h.hides(use)
 		return sampleFor(use), nil
 	}
@@ -66,11 +68,15 @@ func (h *Handler) hides(use placeholderUse) bool {
 		return true
 	}
 	_, query, _ := strings.Cut(h.TokenEndpoint, "?")
-	return strings.Contains(query, "{"+use.name+"}") || credentialName.MatchString(use.name)
+	name := strings.TrimPrefix(use.name, "http.auth.user.")
+	return strings.Contains(query, "{"+use.name+"}") || credentialName.MatchString(name) || wholeQuery.MatchString(name)
 }
 
-// credentialName finds the names of headers and cookies that have credentials.
-var credentialName = regexp.MustCompile(`(?i)authorization|cookie|secret|password|token|api-?key`)
+// credentialName finds names that sound like credentials, rather too many than too few.
+var credentialName = regexp.MustCompile(`(?i)auth|cookie|secret|pass|pwd|token|key|pin|session|jwt|bearer|cred|sig`)
+
+// wholeQuery finds the placeholders that have all that is in a query.
+var wholeQuery = regexp.MustCompile(`^http\.request\.(orig_)?uri(\.(prefixed_)?query)?$`)
 
 // urlPartSample stands for a part of a URL whose place matters. It is a character of
 // Unicode's private use area.

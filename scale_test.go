@@ -114,7 +114,6 @@ func (s scaleSource) fetch(ctx context.Context, task fetchTask) fetched {
 func (s scaleSource) limit() time.Duration                           { return scaleTimeout }
 func (s scaleSource) changedSince(context.Context, *fetchError) bool { return false }
 func (s scaleSource) hasNewer(context.Context, *token) bool          { return false }
-func (s scaleSource) announce(outcome)                               {}
 func (s scaleSource) waited(time.Duration)                           {}
 func (s scaleSource) report(outcome)                                 {}
 

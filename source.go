@@ -32,9 +32,6 @@ type source interface {
 	// report is told what became of a fetch, before those who wait for it.
 	report(outcome)
 
-	// announce is told of it after those who wait, and may take its time.
-	announce(outcome)
-
 	// waited is told how long a request waited for a fetch.
 	waited(time.Duration)
 }
@@ -44,12 +41,13 @@ type fetchTask struct {
 	begin  func()           // is to be called when it is the fetch's turn
 	last   *token           // the last one of the grant; nil if there was none
 	ahead  bool             // last can still be served, and is to be renewed before it can't
+	anew   bool             // the endpoint is to be asked, whatever others have got
 	wanted <-chan time.Time // tells when the first request began to wait for the outcome
 }
 
 // accepts reports whether a token that another gateway has got will do.
 func (t fetchTask) accepts(granted grantedToken, stale refreshAhead) bool {
-	if t.last != nil && (granted.sequence <= t.last.sequence || granted.value == t.last.value) {
+	if t.anew || t.last != nil && (granted.sequence <= t.last.sequence || granted.value == t.last.value) {
 		return false
 	}
 	now, offered := time.Now(), newToken(granted)

@@ -97,6 +97,7 @@ type cachedGrant struct {
 	failures   backoff      // since then
 	generation uint64
 	forcedFrom time.Time     // not before then is a token renewed that was rejected
+	anew       bool          // the next token is not to be one that others have got
 	lookAgain  time.Time     // not before then is looked elsewhere for a token after a failure
 	bareWait   time.Duration // 0 until a renewal did not cure
 	bareFrom   time.Time     // not before then is a bare rejection a reason to renew
@@ -254,7 +255,7 @@ func (g *cachedGrant) noticeChange(ctx context.Context, src source) {
 	now := time.Now()
 	g.mu.Lock()
 	failed, last := g.failed, g.current.Load()
-	mayLook := failed != nil && !now.Before(g.lookAgain)
+	mayLook := failed != nil && !g.anew && !now.Before(g.lookAgain)
 	if mayLook {
 		g.lookAgain = now.Add(lookSpacing)
 	}

@@ -50,7 +50,6 @@ func (s *fetchStub) fetch(ctx context.Context, _ fetchTask) fetched {
 func (s *fetchStub) limit() time.Duration                           { return s.takes }
 func (s *fetchStub) changedSince(context.Context, *fetchError) bool { return false }
 func (s *fetchStub) hasNewer(context.Context, *token) bool          { return false }
-func (s *fetchStub) announce(outcome)                               {}
 func (s *fetchStub) waited(time.Duration)                           {}
 func (s *fetchStub) report(outcome)                                 {}
 
@@ -66,7 +65,6 @@ func (f sourceFunc) fetch(ctx context.Context, _ fetchTask) fetched { return f(c
 func (f sourceFunc) limit() time.Duration                           { return 0 }
 func (f sourceFunc) changedSince(context.Context, *fetchError) bool { return false }
 func (f sourceFunc) hasNewer(context.Context, *token) bool          { return false }
-func (f sourceFunc) announce(outcome)                               {}
 func (f sourceFunc) waited(time.Duration)                           {}
 func (f sourceFunc) report(outcome)                                 {}
 
