@@ -233,6 +233,12 @@ func TestAdminRefreshWaitsForAFetchAndMakesItsOwn(t *testing.T) {
 			t.Errorf("refreshing: %d %s", a.status, a.body)
 		}
 	})
+	grant := handlers.running()[0].source.grant
+	awaitCondition(t, "the operator waits for it", func() bool {
+		grant.mu.Lock()
+		defer grant.mu.Unlock()
+		return grant.flight.waiting == 2
+	})
 	close(release)
 	both.Wait()
 	wantFetched(t, endpoint, 2)
