@@ -193,7 +193,7 @@ func (r *checkResult) succeed(h *Handler, request grantRequest, granted grantedT
 	if h.prover != nil {
 		r.TokenType = typeDPoP
 	}
-	words := func(text string) string { return quote(request.mask, strings.ReplaceAll(text, granted.value, "***")) }
+	words := func(text string) string { return quote(request.mask, maskSecrets(text, "", granted.value)) }
 	r.Scope, r.Missing = strings.Join(request.scopes, " "), granted.missingScope
 	if granted.scopeKnown {
 		r.Scope = words(granted.scope)

@@ -71,6 +71,10 @@ func newProofKey() (*proofKey, error) {
 	if err != nil {
 		return nil, err
 	}
+	return proofKeyOf(private)
+}
+
+func proofKeyOf(private *ecdsa.PrivateKey) (*proofKey, error) {
 	public := jose.JSONWebKey{Key: private.Public()}
 	thumbprint, err := public.Thumbprint(crypto.SHA256)
 	if err != nil {

@@ -311,7 +311,10 @@ func (c *tokenClient) send(ctx context.Context, request grantRequest, nonce stri
 		return grantedToken{}, &fetchError{class: classRefused, unsent: true, detail: "the client's assertion could not be signed"}
 	}
 	maps.Copy(params, assertion)
-	vetting := &vettingTransport{next: c.transport, tokenType: typeBearer, mask: request.mask, now: time.Now}
+	mask := func(text string) string {
+		return maskSecrets(request.mask(text), request.clientID, assertion.Get("client_assertion"))
+	}
+	vetting := &vettingTransport{next: c.transport, tokenType: typeBearer, mask: mask, now: time.Now}
 	if request.proofs != nil {
 		vetting.tokenType = typeDPoP
 		vetting.next = proofTransport{next: c.transport, key: request.proofs, nonce: nonce}

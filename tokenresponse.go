@@ -235,13 +235,7 @@ func classForStatus(status int) failureClass {
 }
 
 func (t *vettingTransport) quote(answer tokenAnswer, text string) string {
-	return quote(func(text string) string {
-		text = t.mask(text)
-		if answer.accessToken != "" {
-			text = strings.ReplaceAll(text, answer.accessToken, "***")
-		}
-		return text
-	}, text)
+	return quote(func(text string) string { return maskSecrets(t.mask(text), "", answer.accessToken) }, text)
 }
 
 // quote makes a peer's words fit for a log: printable, at most 200 characters, no
@@ -271,45 +265,6 @@ func firstRunes(text string, most int) string {
 // anyJWT finds a JWT, or the beginning of one: a client's assertion or proof can come back
 // in an error. It starts with {", in base64url.
 var anyJWT = regexp.MustCompile(`eyJ[\w-]+(\.[\w-]*)*`)
-
-// minMasked is the least length of a value that may be a credential, or else a plain
-// word, for which it is masked.
-const minMasked = 6
-
-// mask replaces whatever equals a credential of the request, in the forms in which
-// it is sent: the client's secret, the endpoint's query and the values of parameters
-// and header fields, which can be API keys.
-func (r grantRequest) mask(text string) string {
-	named := []map[string][]string{r.params, r.headers}
-	var secrets []string
-	if u, err := url.Parse(r.endpoint); err == nil {
-		named = append(named, u.Query(), map[string][]string{"": {u.RawQuery}})
-	}
-	for _, values := range named {
-		for _, list := range values {
-			secrets = append(secrets, slices.DeleteFunc(slices.Clone(list), func(v string) bool { return len(v) < minMasked })...)
-		}
-	}
-	if r.clientSecret != "" {
-		secrets = append(secrets, r.clientSecret)
-	}
-	forms := make([]string, 0, 8*len(secrets))
-	for _, secret := range secrets {
-		quoted, _ := json.Marshal(secret)
-		forms = append(forms, secret, url.QueryEscape(secret), url.PathEscape(secret), string(quoted[1:len(quoted)-1]),
-			strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(secret),
-			base64.StdEncoding.EncodeToString([]byte(secret)),
-			base64.StdEncoding.EncodeToString([]byte(r.clientID+":"+secret)),
-			base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(r.clientID)+":"+url.QueryEscape(secret))))
-	}
-	// The longest first, as one may hold another.
-	slices.SortFunc(forms, func(a, b string) int { return len(b) - len(a) })
-	pairs := make([]string, 0, 2*len(forms))
-	for _, form := range forms {
-		pairs = append(pairs, form, "***")
-	}
-	return strings.NewReplacer(pairs...).Replace(text)
-}
 
 // tokenAnswer holds the members of a token response (RFC 6749 §5.1 and §5.2).
 type tokenAnswer struct {
