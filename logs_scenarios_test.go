@@ -41,7 +41,18 @@ func logScenarios() map[string]logScenario {
 		"assertion_refused":             logAssertionRefused,
 		"proof_refused":                 logProofRefused,
 		"proof_of_another_path":         logProofOfAnotherPath,
+		"events_lost":                   inVirtualTime(logEventsLost),
 	}
+}
+
+// Nobody has told of any event yet.
+func logEventsLost(t *testing.T) *virtualGateway {
+	g := namedApp(t, new(Handler))
+	g.eventQueue = newEventQueue()
+	for range maxEvents + 2 {
+		g.emit(eventFailed, nil)
+	}
+	return g
 }
 
 func logObtained(t *testing.T) *virtualGateway {
