@@ -34,7 +34,7 @@ func (h *Handler) emit(name string, data func() map[string]any) {
 		return
 	}
 	if h.ctx.Err() != nil { // a fetch has outlived its configuration
-		if successor := handlers.runningWith(h.key); successor != nil {
+		if successor := handlers.runningWith(h.key); successor != nil && successor.eventQueue != nil {
 			h = successor
 		}
 	}
