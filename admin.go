@@ -169,14 +169,14 @@ func (adminAPI) refresh(w http.ResponseWriter, r *http.Request) error {
 // readiness is whether there are tokens.
 type readiness struct {
 	Ready    bool          `json:"ready"`
-	Starting bool          `json:"starting,omitempty"` // no configuration runs yet, or none any more
+	Starting bool          `json:"starting,omitempty"` // no configuration with sites runs
 	Missing  []tokenStatus `json:"missing,omitempty"`
 }
 
 // ready has tokens fetched that are missing, as a request would: traffic that waits for it
 // would not come before.
 func (adminAPI) ready(w http.ResponseWriter, r *http.Request) error {
-	starting := caddy.ActiveContext().Context == nil
+	starting := !servesHTTP(caddy.ActiveContext())
 	answer := readiness{Ready: !starting, Starting: starting}
 	now := time.Now()
 	var preparing sync.WaitGroup // they may look at files, or into a storage
@@ -197,6 +197,12 @@ func (adminAPI) ready(w http.ResponseWriter, r *http.Request) error {
 		status = http.StatusServiceUnavailable
 	}
 	return answerJSON(w, status, answer)
+}
+
+// servesHTTP reports whether a configuration runs that has sites.
+func servesHTTP(ctx caddy.Context) bool {
+	_, err := ctx.AppIfConfigured("http")
+	return ctx.Context != nil && err == nil
 }
 
 func answerJSON(w http.ResponseWriter, status int, value any) error {

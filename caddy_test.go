@@ -190,10 +190,16 @@ func TestUnreplayableRequestsAreToldOnce(t *testing.T) {
 	upstream.revoke("token-1")
 	upstream.revoke("token-2")
 	g := startGateway(t, endpoint.options("replay_buffer 1KiB")+upstream.proxy())
-	for range 5 {
+	reject := func() {
+		t.Helper()
 		if a := g.post("/", "text/plain", strings.Repeat("x", 64<<10)); a.status != 401 {
 			t.Fatalf("got %d", a.status)
 		}
+	}
+	reject()
+	awaitCondition(t, "the token is renewed", func() bool { return len(g.logs.with("token obtained")) == 2 })
+	for range 4 {
+		reject()
 	}
 	warned := 0
 	for _, entry := range g.logs.with("the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection") {

@@ -193,7 +193,9 @@ func (r *checkResult) succeed(h *Handler, request grantRequest, granted grantedT
 	if h.prover != nil {
 		r.TokenType = typeDPoP
 	}
-	words := func(text string) string { return quote(request.mask, maskSecrets(text, "", granted.value)) }
+	words := func(text string) string {
+		return quote(func(text string) string { return maskSecrets(request.mask(text), "", granted.value) }, text)
+	}
 	r.Scope, r.Missing = strings.Join(request.scopes, " "), granted.missingScope
 	if granted.scopeKnown {
 		r.Scope = words(granted.scope)

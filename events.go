@@ -22,11 +22,11 @@ const maxEvents = 64
 
 // eventQueue holds the events of a handler until they have been told, one after the other.
 type eventQueue struct {
-	waiting chan func()
+	waiting chan event
 	lost    atomic.Bool // this has been said
 }
 
-func newEventQueue() *eventQueue { return &eventQueue{waiting: make(chan func(), maxEvents)} }
+func newEventQueue() *eventQueue { return &eventQueue{waiting: make(chan event, maxEvents)} }
 
 // emit has whoever wants to know told of the event. It does not wait for that.
 func (h *Handler) emit(name string, data func() map[string]any) {
@@ -34,19 +34,48 @@ func (h *Handler) emit(name string, data func() map[string]any) {
 		return
 	}
 	if h.ctx.Err() != nil { // a fetch has outlived its configuration
-		if successor := handlers.runningWith(h.key); successor != nil && successor.eventQueue != nil {
+		if successor := handlers.runningWith(h.key); successor != nil {
 			h = successor
 		}
 	}
+	h.enqueue(event{name, data})
+}
+
+// event waits to be told.
+type event struct {
+	name string
+	data func() map[string]any
+}
+
+func (h *Handler) enqueue(e event) {
+	if h.eventQueue == nil {
+		return
+	}
 	select {
-	case h.eventQueue.waiting <- func() {
-		if h.events.ShouldEmit(name) {
-			h.events.Emit(h.ctx, name, data())
-		}
-	}:
+	case h.eventQueue.waiting <- e:
 	default:
 		if h.eventQueue.lost.CompareAndSwap(false, true) {
-			h.logger.Warn("events are lost, since their handlers take too long", h.named(zap.String("event", name))...)
+			h.logger.Warn("events are lost, since their handlers take too long", h.named(zap.String("event", e.name))...)
+		}
+	}
+}
+
+// handOver leaves what is not told yet to the configuration that takes over, if there is one:
+// these, and what waits.
+func (h *Handler) handOver(first ...event) {
+	successor := handlers.runningWith(h.key)
+	if successor == nil || successor == h {
+		return
+	}
+	for _, e := range first {
+		successor.enqueue(e)
+	}
+	for {
+		select {
+		case e := <-h.eventQueue.waiting:
+			successor.enqueue(e)
+		default:
+			return
 		}
 	}
 }
@@ -56,9 +85,16 @@ func (h *Handler) emit(name string, data func() map[string]any) {
 func (h *Handler) tellEvents() {
 	for {
 		select {
-		case tell := <-h.eventQueue.waiting:
-			tell()
+		case e := <-h.eventQueue.waiting:
+			if h.ctx.Err() != nil { // the select may choose either
+				h.handOver(e)
+				return
+			}
+			if h.events.ShouldEmit(e.name) {
+				h.events.Emit(h.ctx, e.name, e.data())
+			}
 		case <-h.ctx.Done():
+			h.handOver()
 			return
 		}
 		if len(h.eventQueue.waiting) == 0 {

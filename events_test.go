@@ -273,3 +273,24 @@ func TestEventOfAFetchThatOutlivesItsConfiguration(t *testing.T) {
 	clients.Wait()
 	awaitEvents(t, eventFailed, 1)
 }
+
+// What waits to be told is told by the configuration that takes over.
+func TestEventsOutliveAReload(t *testing.T) {
+	endpoint, upstream := startTokenServer(t), startAPI(t)
+	g := startGatewayWithEvents(t, endpoint.options()+upstream.proxy())
+	hold := make(chan struct{})
+	seenEvents.mu.Lock()
+	seenEvents.hold = hold
+	seenEvents.mu.Unlock()
+	g.get("/")
+	awaitEvents(t, eventObtained, 1)
+	upstream.revoke("token-1")
+	g.get("/")
+	if told := eventsNamed(eventRejected); len(told) > 0 {
+		t.Errorf("told before the first handler is done: %v", told)
+	}
+	g.reload(endpoint.options("refresh_ahead off") + upstream.proxy())
+	close(hold)
+	awaitEvents(t, eventRejected, 1)
+	awaitEvents(t, eventObtained, 2)
+}

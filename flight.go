@@ -124,6 +124,13 @@ func (g *cachedGrant) land(f *flight, result fetched) outcome {
 		g.history.note(result, now)
 	}
 	if result.failure == nil {
+		if g.anew && !f.anew && result.granted.adopted {
+			// The token was forgotten meanwhile, and this can be the same. It is for those
+			// alone who waited for it.
+			f.token = newToken(result.granted)
+			f.token.generation = g.generation
+			return o
+		}
 		g.forget()
 		g.anew = g.anew && !f.anew
 		if result.granted.adopted {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"html"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -22,7 +23,9 @@ const minMasked = 6
 // mask replaces whatever equals a credential of the request: the client's secret, the
 // endpoint's query and the values of parameters and header fields, which can be API keys.
 func (r grantRequest) mask(text string) string {
-	named := []map[string][]string{r.params, r.headers}
+	params := maps.Clone(r.params)
+	delete(params, "grant_type") // the name of a grant, which messages have
+	named := []map[string][]string{params, r.headers}
 	if u, err := url.Parse(r.endpoint); err == nil {
 		named = append(named, u.Query(), map[string][]string{"": {u.RawQuery}})
 	}
@@ -40,7 +43,7 @@ func (r grantRequest) mask(text string) string {
 // HTML escape, in base64 or in hexadecimal. What has a secret in an escaped form is shown
 // without the escapes.
 func maskSecrets(text, clientID string, secrets ...string) string {
-	secrets = slices.DeleteFunc(secrets, func(s string) bool { return s == "" })
+	secrets = slices.DeleteFunc(secrets, func(s string) bool { return s == "" || len(s) > len(text) })
 	if len(secrets) == 0 {
 		return text
 	}
@@ -86,12 +89,17 @@ func replacerOf(forms []string) *strings.Replacer {
 }
 
 // writtenForms are those of a secret in a form, a path, JSON, and a form of which nothing
-// but percent-encoding is undone.
+// but percent-encoding is undone; and what a server makes of it that undoes what was not done.
 func writtenForms(secret string) []string {
 	quoted, _ := json.Marshal(secret)
 	forms := []string{
 		secret, url.QueryEscape(secret), url.PathEscape(secret), string(quoted[1 : len(quoted)-1]),
 		strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(secret), strings.ReplaceAll(secret, " ", "+"),
+	}
+	for _, decode := range []func(string) (string, error){url.QueryUnescape, url.PathUnescape} {
+		if decoded, err := decode(secret); err == nil && len(decoded) >= minMasked {
+			forms = append(forms, decoded)
+		}
 	}
 	slices.Sort(forms)
 	return slices.Compact(forms)

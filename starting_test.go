@@ -96,3 +96,15 @@ func TestEventsOfAStartAreKept(t *testing.T) {
 		t.Errorf("data %v", event.Data)
 	}
 }
+
+// A Caddy that waits to be given a configuration has nothing to send traffic to.
+func TestAdminIsNotReadyWithoutSites(t *testing.T) {
+	g := startGatewayWithAdmin(t, "")
+	config := `{"admin":{"listen":"` + g.admin + `","config":{"persist":false}}}`
+	if err := caddy.Load([]byte(config), true); err != nil {
+		t.Fatal(err)
+	}
+	if a := g.ask(http.MethodGet, "ready"); a.status != http.StatusServiceUnavailable || !strings.Contains(a.body, `"starting":true`) {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+}

@@ -238,9 +238,17 @@ func (t *vettingTransport) quote(answer tokenAnswer, text string) string {
 	return quote(func(text string) string { return maskSecrets(t.mask(text), "", answer.accessToken) }, text)
 }
 
+// maxQuoted bounds what is looked at of a peer's words, in bytes. It is more than what is shown,
+// since masks can be shorter than what they hide.
+const maxQuoted = 4 << 10
+
 // quote makes a peer's words fit for a log: printable, at most 200 characters, no
 // credential and no token, be it one that was sent or any JWT.
 func quote(mask func(string) string, text string) string {
+	if len(text) > maxQuoted {
+		// Up to a whole word: half of a credential would not be recognised.
+		text = text[:strings.LastIndexAny(text[:maxQuoted], " \t\r\n")+1]
+	}
 	text = anyJWT.ReplaceAllLiteralString(mask(strings.ToValidUTF8(text, "")), "***")
 	text = strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -633,3 +633,31 @@ func FuzzTokenAnswer(f *testing.F) {
 		}
 	})
 }
+
+// An endpoint can send a lot, and masking takes its time.
+func TestNoMoreIsMaskedThanMayBeShown(t *testing.T) {
+	for text, want := range map[string]int{
+		strings.Repeat("word ", 1<<18): maxQuoted / 5 * 5,
+		strings.Repeat("a", 1<<20):     0,
+		"short":                        5,
+	} {
+		quote(func(text string) string {
+			if len(text) != want {
+				t.Errorf("%d bytes are masked, want %d", len(text), want)
+			}
+			return text
+		}, text)
+	}
+}
+
+func TestMasksWhatAServerHasDecoded(t *testing.T) {
+	for secret, repeated := range map[string]string{"ab%41cd12345678": "no client with abAcd12345678", "p+ss+word+1234": "no client with p ss word 1234"} {
+		if got := maskSecrets(repeated, "app", secret); got != "no client with ***" {
+			t.Errorf("%q", got)
+		}
+	}
+	r := grantRequest{clientID: "app", clientSecret: "s3cret-canary", params: map[string][]string{"grant_type": {"client_credentials"}, "key": {"param-canary"}}}
+	if got := r.mask("client_credentials is not allowed for param-canary"); got != "client_credentials is not allowed for ***" {
+		t.Errorf("%q", got)
+	}
+}
