@@ -47,6 +47,8 @@ type checkResult struct {
 
 	MissingValues []string `json:"missing_values,omitempty"`
 	Notes         []string `json:"notes,omitempty"`
+
+	refused bool // the endpoint does not accept the credential
 }
 
 func (r checkResult) failed() bool { return r.Result != resultOK && r.Result != resultNotChecked }
@@ -76,13 +78,26 @@ func (c checker) all(ctx context.Context, list []*Handler) ([]checkResult, error
 		return known
 	})
 	results := make([]checkResult, len(list))
+	byCredential := make(map[grantKey][]int)
+	for i, h := range list {
+		key := newGrantKey([]string{h.TokenEndpoint, h.Issuer, h.ClientID, h.ClientSecret, h.AuthMethod})
+		byCredential[key] = append(byCredential[key], i)
+	}
 	turn := make(chan struct{}, checksAtOnce)
 	var wait sync.WaitGroup
-	for i, h := range list {
+	for _, places := range byCredential {
 		wait.Go(func() {
 			turn <- struct{}{}
 			defer func() { <-turn }()
-			results[i] = c.check(ctx, h)
+			refused := false
+			for _, i := range places {
+				if refused {
+					results[i] = refusedBefore(list[i])
+					continue
+				}
+				results[i] = c.check(ctx, list[i])
+				refused = results[i].refused
+			}
 		})
 	}
 	wait.Wait()
@@ -161,6 +176,15 @@ func newCheckResult(request grantRequest) checkResult {
 	}
 }
 
+// refusedBefore is for a grant whose client has been refused just now: each further try may
+// count where an endpoint locks clients out.
+func refusedBefore(h *Handler) checkResult {
+	r := newCheckResult(h.template())
+	r.Result = resultNotChecked
+	r.note("the same client was refused just now")
+	return r
+}
+
 // unaskedResult is for a grant for which there are no values, or none that can be used.
 func unaskedResult(request grantRequest, missing []string, err error) checkResult {
 	r := newCheckResult(request)
@@ -216,7 +240,7 @@ func (r *checkResult) succeed(h *Handler, request grantRequest, granted grantedT
 }
 
 func (r *checkResult) fail(failure *fetchError) {
-	r.Result, r.Status = failure.errorCode(), failure.status
+	r.Result, r.Status, r.refused = failure.errorCode(), failure.status, failure.refusesClient()
 	r.Detail, r.EndpointMessage, r.Hint = failure.detail, failure.said, failure.hint
 	r.RetryAfter = wholeSeconds(failure.retryAfter)
 	r.noteSkew(failure.seen.skew)
@@ -243,7 +267,7 @@ func shownEndpoint(r grantRequest) string {
 // mayBeMethod reports whether another way to send the secret may be what the endpoint wants.
 func mayBeMethod(r grantRequest, failure *fetchError) bool {
 	sendsSecret := usesBasic(r.authMethod) || r.authMethod == authSecretPost
-	return sendsSecret && !failure.unsent && (failure.refusesClient() || failure.code == "invalid_request" ||
+	return sendsSecret && !failure.unsent && (failure.mayMeanClient() ||
 		failure.code == "unauthorized_client" || r.formatHint(failure) != "")
 }
 

@@ -145,3 +145,27 @@ func TestReadmeShowsTheCheck(t *testing.T) {
 		}
 	}
 }
+
+// Each try may count where an endpoint locks clients out.
+func TestCheckTriesARefusedClientOnce(t *testing.T) {
+	endpoint, other := startTokenServer(t), startTokenServer(t)
+	endpoint.setAnswer(refuseClients)
+	var site strings.Builder
+	for n := range 5 {
+		fmt.Fprintf(&site, "route /%d {\n%s}\n", n, endpoint.options(fmt.Sprintf("scope scope-%d", n)))
+	}
+	fmt.Fprintf(&site, "route /other {\n%s}\n", other.options())
+	results, err := checkJSON(t, "--config", caddyfileWith(t, site.String()))
+	if err == nil {
+		t.Error("no failure")
+	}
+	wantFetched(t, endpoint, 1)
+	wantFetched(t, other, 1)
+	counts := make(map[string]int)
+	for _, r := range results {
+		counts[r.Result]++
+	}
+	if counts["invalid_client"] != 1 || counts[resultNotChecked] != 4 || counts[resultOK] != 1 {
+		t.Errorf("results %v", counts)
+	}
+}

@@ -65,7 +65,7 @@ func (r checkResult) row() []string {
 	}
 	row := []string{endpoint, r.ClientID, r.AuthMethod, result, r.TokenType, lifetime, r.Scope}
 	for i, cell := range row {
-		if cell == "" {
+		if row[i] = quote(func(text string) string { return text }, cell); cell == "" {
 			row[i] = "-"
 		}
 	}

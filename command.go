@@ -34,7 +34,7 @@ proxies.
 }
 
 const checkHelp = `
-Sets the configuration up as Caddy would, without starting it, asks the token
+Sets the configuration up as "caddy validate" does, without starting it, asks the token
 endpoint of each oauth_cc handler for a token, and prints what came of it. Where
 that failed it tells why, and what may help. Tokens and secrets are never printed,
 and the tokens are thrown away.
@@ -43,7 +43,8 @@ Placeholders such as {env.*} and {file.*} stand for what they do in this command
 environment: run it as the user that Caddy runs as, with the same variables.
 --envfile loads some from a file.
 
-Handlers that have the same grant are asked once. Where placeholders of the request
+Handlers that have the same grant are asked once, and a client that is refused is not
+tried again with the grants that it has besides. Where placeholders of the request
 choose the grant, --value tells what they stand for, by the name in the
 configuration, with or without braces; it can be repeated. {env.*} and {file.*} in
 the value are replaced, so that a secret need not be on the command line:

@@ -81,12 +81,32 @@ func (r grantRequest) hintFor(f *fetchError) string {
 	if hint := r.urlHint(f); hint != "" {
 		return hint
 	}
-	// Some servers call credentials that they can't decode an invalid request.
-	if f.refusesClient() || f.code == "invalid_request" {
-		return r.refusalHint(f)
+	if f.mayMeanClient() {
+		if hint := r.refusalHint(f); hint != "" || f.code != "invalid_request" {
+			return hint
+		}
+	}
+	if f.code == "invalid_request" {
+		return "a parameter may be missing or not be as the endpoint wants it; compare scope, audience, resource and param with the API's documentation"
 	}
 	return ""
 }
+
+// mayMeanClient reports whether it may be the client's credential that is not accepted. Some
+// servers call one that they can't decode an invalid request, and firewalls refuse with a page.
+func (e *fetchError) mayMeanClient() bool {
+	if e.code == "invalid_request" {
+		return e.said == e.code || credentialWords.MatchString(e.said)
+	}
+	return e.refusesClient() && !e.isOfFirewall()
+}
+
+func (e *fetchError) isOfFirewall() bool {
+	return e.code == "" && e.seen.isPage && e.status == http.StatusForbidden
+}
+
+// credentialWords finds what an endpoint calls a credential.
+var credentialWords = regexp.MustCompile(`(?i)client|secret|credential|authenticat|authoriz`)
 
 func (r grantRequest) scopeHint() string {
 	if len(r.scopes) == 0 {
@@ -130,6 +150,9 @@ func (r grantRequest) formatHint(f *fetchError) string {
 // urlHint is for an answer that may not come from a token endpoint.
 func (r grantRequest) urlHint(f *fetchError) string {
 	isElsewhere := f.status == http.StatusNotFound || f.status == http.StatusMethodNotAllowed || f.status == http.StatusGone
+	if f.isOfFirewall() {
+		return "the answer is a web page, perhaps of a firewall or a proxy before the endpoint; ask whether it lets this machine in"
+	}
 	isPage := f.seen.isPage && (f.status < 300 || f.status == http.StatusBadRequest)
 	if f.code != "" || !isElsewhere && !isPage {
 		return ""

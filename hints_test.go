@@ -170,9 +170,13 @@ var hintSymptoms = []hintSymptom{
 	{"another resource, of which there is no hint", func(w http.ResponseWriter, r *http.Request) {
 		answerWith(w, 400, `{"error":"invalid_target"}`)
 	}, basicOptions, "", ""},
-	{"other parameters, of which there is no hint", func(w http.ResponseWriter, r *http.Request) {
+	{"a firewall", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/html")
+		w.WriteHeader(403)
+	}, basicOptions, "", "the answer is a web page, perhaps of a firewall"},
+	{"other parameters", func(w http.ResponseWriter, r *http.Request) {
 		answerWith(w, 400, `{"error":"invalid_request","error_description":"tenant is missing"}`)
-	}, basicOptions, "", "the id or the secret may be wrong"},
+	}, basicOptions, "", "a parameter may be missing"},
 	{"patience", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		w.Header().Set("Retry-After", "60")

@@ -12,8 +12,8 @@ import (
 )
 
 // inspectConfig sets a configuration up as Caddy does, but for its log and its admin endpoint,
-// and has its handlers looked at. Nothing of it is started, and in the end it is
-// cleaned up.
+// and has its handlers looked at. Its apps are not started, and in the end it is cleaned up.
+// What other modules do when they are set up goes on meanwhile, such as active health checks.
 func inspectConfig(config *caddy.Config, look func([]*Handler) error) error {
 	inspection.Lock()
 	defer inspection.Unlock()
