@@ -1,11 +1,15 @@
 package oauthcc
 
 import (
+	"context"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 )
 
 // slowApp is an app of Caddy's that does not start before the test lets it.
@@ -28,24 +32,25 @@ func (slowApp) Start() error {
 
 func (slowApp) Stop() error { return nil }
 
-// startSlowly loads a configuration whose site is served before it runs. It returns what lets
-// that happen, and waits for it.
+// startSlowly loads a configuration that does not run yet. It returns what lets that happen,
+// and waits for it. Whether its site is served before is up to chance.
 func startSlowly(t *testing.T, options, site string) (g *gateway, finish func()) {
 	t.Helper()
-	stopCaddy(t)
 	g = startGateway(t, "")
 	stopCaddy(t)
 	slowStart = make(chan struct{})
+	start := sync.OnceFunc(func() { close(slowStart) })
+	t.Cleanup(start) // or Caddy could not be stopped
 	config, err := adapt("{\n" + options + "\nauto_https off\npersist_config off\ndefault_bind 127.0.0.1\n}\nhttp://" + g.addr + " {\n" + site + "\n}\n")
 	if err != nil {
 		t.Fatal(err)
 	}
 	config = []byte(strings.Replace(string(config), `"apps":{`, `"apps":{"oauth_cc_slow_test":{},`, 1))
-	loaded := make(chan error)
+	loaded := make(chan error, 1)
 	go func() { loaded <- caddy.Load(config, true) }()
 	return g, func() {
 		t.Helper()
-		close(slowStart)
+		start()
 		if err := <-loaded; err != nil {
 			t.Error(err)
 		}
@@ -84,17 +89,33 @@ func TestAdminIsNotReadyBeforeTheConfigurationRuns(t *testing.T) {
 
 // What fails while a configuration starts is not tried again for some time.
 func TestEventsOfAStartAreKept(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	endpoint.setAnswer(refuseClients)
-	seenEvents.mu.Lock()
-	seenEvents.events, seenEvents.hold = nil, nil
-	seenEvents.mu.Unlock()
-	g, finish := startSlowly(t, "admin off\nevents {\non oauth_cc.token_failed oauth_cc_test\n}", endpoint.options()+upstream.proxy())
-	awaitCondition(t, "the endpoint is asked", func() bool { return g.answers(g.url("/")) && endpoint.count() > 0 })
-	finish()
-	if event := awaitEvents(t, eventFailed, 1)[0]; event.Data["error"] != "invalid_client" {
-		t.Errorf("data %v", event.Data)
+	h := provisionedConfig(t, configWithClient("client_id app", "client_secret x"))
+	h.events, h.eventQueue = new(caddyevents.App), newEventQueue()
+	if err := h.events.Provision(h.ctx); err != nil {
+		t.Fatal(err)
 	}
+	told := make(chan string, 2)
+	h.emit(eventFailed, func() map[string]any { return nil }) // a request came early
+	if err := h.events.On(eventFailed, toldOf(told)); err != nil {
+		t.Fatal(err)
+	}
+	go h.tellEvents() // now it runs
+	select {
+	case name := <-told:
+		if name != eventFailed {
+			t.Errorf("told of %s", name)
+		}
+	case <-time.After(patience):
+		t.Error("told of nothing")
+	}
+}
+
+// toldOf is a handler of events.
+type toldOf chan<- string
+
+func (c toldOf) Handle(_ context.Context, event caddy.Event) error {
+	c <- event.Name()
+	return nil
 }
 
 // A Caddy that waits to be given a configuration has nothing to send traffic to.
