@@ -1,0 +1,41 @@
+package endpoint
+
+import (
+	"regexp"
+	"strings"
+)
+
+// entraCode finds an error code of Microsoft Entra ID in its words. They say more than OAuth's codes.
+var entraCode = regexp.MustCompile(`\bAADSTS(\d+)\b`)
+
+// entraHint is for refusals of Entra ID whose cause its code names.
+func entraHint(f *Error) string {
+	code := entraCode.FindStringSubmatch(f.Said)
+	if code == nil {
+		return ""
+	}
+	switch code[1] {
+	case "700024":
+		if f.seen.skew != 0 {
+			return DescribeSkew(f.seen.skew) + ", so the client's assertion was not within its time; set it right"
+		}
+		return "the client's assertion was not within its time when it arrived; compare the clocks of both sides, and see that one that comes from a file is renewed before it ends"
+	case "700027":
+		switch {
+		case strings.Contains(f.Said, "key used is expired"):
+			return "the certificate of the client's assertion has ended; make a new one, upload it to the app registration, and set signing_key to its key"
+		case strings.Contains(f.Said, "did not match"):
+			return "Entra ID has the certificate of the client's assertion, but its signature does not match; see that signing_key is the certificate's key"
+		}
+		return "Entra ID does not find the key of the client's assertion; upload its certificate to the app registration, and compare signing_key's key_id with the certificate's thumbprint"
+	case "7000215":
+		return "the secret is wrong; Entra ID shows a secret's ID beside its value, and the value is what client_secret needs"
+	case "7000222":
+		return "the secret has ended; make a new one for the app registration in Entra ID"
+	case "90002":
+		return "there is no such tenant; compare the tenant in the endpoint's URL with the directory (tenant) ID in Entra ID"
+	case "500011":
+		return "there is no such API in this tenant; compare the part of scope before /.default (or resource) with the API's Application ID URI"
+	}
+	return ""
+}

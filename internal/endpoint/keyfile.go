@@ -1,0 +1,93 @@
+package endpoint
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"slices"
+
+	"github.com/go-jose/go-jose/v4"
+)
+
+// KeyFile reads a signing key, and reads it again when its file changes: keys are replaced while
+// gateways run. It is not safe for concurrent use.
+type KeyFile struct {
+	// Set once.
+	Path string
+	Alg  string // the key must fit this algorithm; empty for any
+
+	// The last usable key, and the hash of the file's content that it comes from.
+	key     *PrivateKey // nil until there is one
+	content [sha256.Size]byte
+	problem string // why key is not the one in the file, as Read reported it; empty if it is
+}
+
+// Read returns the key in the file, or else the last usable one: a file that is just being written must
+// not cause an outage. stale says, once, why the key is not the one in the file. err is for a file that
+// never had a usable key.
+func (f *KeyFile) Read() (key *PrivateKey, stale, err error) {
+	key, content, err := f.parse()
+	if err != nil {
+		err = fmt.Errorf("signing_key: %s: %w", f.Path, err)
+		if f.key == nil {
+			return nil, nil, err
+		}
+		if f.problem != err.Error() {
+			f.problem, stale = err.Error(), err
+		}
+		return f.key, stale, nil
+	}
+	f.key, f.content, f.problem = key, content, ""
+	return key, nil, nil
+}
+
+// parse returns the key in the file and the hash of the file's content. It does not parse the same
+// content again.
+func (f *KeyFile) parse() (*PrivateKey, [sha256.Size]byte, error) {
+	data, err := readKeyFile(f.Path)
+	content := sha256.Sum256(data)
+	if err != nil || f.key != nil && content == f.content {
+		return f.key, content, err
+	}
+	key, err := ParsePrivateKey(data)
+	if err != nil {
+		return nil, content, err
+	}
+	if fitting := algsFor(key.signer); f.Alg != "" && !slices.Contains(fitting, jose.SignatureAlgorithm(f.Alg)) {
+		return nil, content, fmt.Errorf("alg %s does not fit the key; use %s, or another key", f.Alg, joinAlgs(fitting))
+	}
+	return key, content, nil
+}
+
+// maxKeyFile bounds the size of a signing key's file, in bytes. Keys are a few KiB.
+const maxKeyFile = 64 << 10
+
+// readKeyFile reads a file. Its errors don't contain the path.
+func readKeyFile(path string) ([]byte, error) {
+	file, err := os.Open(path) //nolint:gosec // the configuration names it
+	if err != nil {
+		if pathErr, ok := errors.AsType[*os.PathError](err); ok {
+			err = pathErr.Err // Read adds the path
+		}
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxKeyFile+1))
+	if err != nil {
+		return nil, errors.New("the file can't be read")
+	}
+	if len(data) > maxKeyFile {
+		return nil, errors.New("the file is larger than 64 KiB, which no key is")
+	}
+	return data, nil
+}
+
+// IsReadableByAll reports whether every user of the machine can read the key. It is false if that is
+// unknown, as on Windows.
+func (f *KeyFile) IsReadableByAll() bool {
+	info, err := os.Stat(f.Path)
+	return err == nil && runtime.GOOS != "windows" && info.Mode().Perm()&0o004 != 0
+}

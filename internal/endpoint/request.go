@@ -1,0 +1,79 @@
+package endpoint
+
+import (
+	"cmp"
+	"net/url"
+	"time"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/dpop"
+)
+
+// The formats of a token request's body. OAuth has only forms (RFC 6749 §4.4.2), but some endpoints
+// accept only JSON.
+const (
+	FormatForm = "form"
+	FormatJSON = "json"
+)
+
+// Request is one client-credentials request (RFC 6749 §4.4.2) with all placeholders resolved. It must
+// pass Check before it is sent. You can change a copy, but not the content of its maps and slices.
+type Request struct {
+	// Where to ask for a token. With an issuer, the issuer's metadata names the endpoint (RFC 8414).
+	// Then Endpoint is empty, or the endpoint that was discovered.
+	Issuer       string
+	Endpoint     string
+	InsecureHTTP bool // http is allowed, not only on this machine
+
+	// Who asks, and with which credential. AuthMethod decides which fields are needed.
+	ClientID       string
+	ClientSecret   string
+	AuthMethod     string    // one of MethodNames
+	Assertion      Assertion // for methods that sign one
+	HasCertificate bool      // the transport has a client certificate
+	CertificateKey []byte    // its private key in PEM; only Credential needs it
+	Proofs         *dpop.Key // the key to which the token is bound; nil for a Bearer token
+
+	// What is asked for.
+	Scopes   []string
+	Audience []string
+	Resource []string            // URIs (RFC 8707)
+	Params   map[string][]string // further parameters, by their names
+
+	// TTL is the lifetime of the token, whatever the endpoint says; 0 if that counts.
+	TTL time.Duration
+
+	// How the request is written.
+	Format  string              // FormatForm or FormatJSON; empty is a form
+	Headers map[string][]string // further header fields, by their names
+}
+
+// IsCleartext reports whether the endpoint is reached without TLS. A discovered endpoint has the
+// issuer's scheme.
+func (r Request) IsCleartext() bool {
+	return scheme(cmp.Or(r.Issuer, r.Endpoint)) == "http"
+}
+
+// scheme returns a URL's scheme in lower case, or an empty string.
+func scheme(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return ""
+	}
+	return u.Scheme
+}
+
+// EndpointName returns the endpoint for logs, without its query, or the issuer as long as the endpoint is
+// unknown. It is empty if that is not a URL.
+func (r Request) EndpointName() string {
+	u, err := url.Parse(cmp.Or(r.Endpoint, r.Issuer))
+	if err != nil {
+		return ""
+	}
+	return DisplayURL(u)
+}
+
+// DisplayURL returns a URL without the parts that can be secret: user info, query and fragment.
+func DisplayURL(u *url.URL) string {
+	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+	return shown.String()
+}

@@ -1,0 +1,130 @@
+package endpoint
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/mask"
+)
+
+// This file lists what must not be shown of the endpoint's words. Servers often repeat what they were
+// sent, and sometimes what they have granted.
+
+// secrets are the credentials of a request: the client's secret, and the values of parameters, of header
+// fields and in the endpoint's query, which can be API keys. What says who asks where for what stays
+// readable.
+func (r Request) secrets() mask.Secrets {
+	s := mask.Secrets{Certain: []string{r.ClientSecret}}
+	if r.ClientSecret != "" { // as in HTTP Basic, which is also cut off in places where no whole character is
+		s.Certain = append(s.Certain,
+			base64.StdEncoding.EncodeToString([]byte(r.ClientID+":"+r.ClientSecret)),
+			base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(r.ClientID)+":"+url.QueryEscape(r.ClientSecret))))
+	}
+	for name, values := range r.Params {
+		if name != "grant_type" { // not a secret, and servers name it in their messages
+			s.Possible = append(s.Possible, values...)
+		}
+	}
+	for _, values := range r.Headers {
+		for _, value := range values {
+			s.Possible = append(append(s.Possible, value), schemeCredentials(value)...)
+		}
+	}
+	s.Possible = append(s.Possible, queryValues(r.Endpoint)...)
+	s.Public = slices.Concat([]string{r.ClientID}, r.Scopes, r.Audience, r.Resource, publicParts(r.Endpoint), publicParts(r.Issuer))
+	return s
+}
+
+// schemeCredentials returns what is secret in the value of a header field of the form of Authorization (RFC
+// 9110 §11.4): what follows the scheme, and the password of HTTP Basic.
+func schemeCredentials(value string) []string {
+	scheme, credentials, found := strings.Cut(strings.TrimSpace(value), " ")
+	if !found {
+		return nil
+	}
+	credentials = strings.TrimSpace(credentials)
+	if !strings.EqualFold(scheme, "Basic") {
+		return []string{credentials}
+	}
+	plain, _ := base64.StdEncoding.DecodeString(credentials)
+	_, password, _ := strings.Cut(string(plain), ":")
+	return []string{credentials, string(plain), password}
+}
+
+// queryValues returns the values in a URL's query, as they are written and as they are read. A name without a
+// value counts as one.
+func queryValues(raw string) []string {
+	raw, _, _ = strings.Cut(raw, "#")
+	_, query, _ := strings.Cut(raw, "?")
+	pairs := strings.FieldsFunc(query, func(r rune) bool { return r == '&' || r == ';' })
+	values := make([]string, 0, 2*len(pairs))
+	for _, pair := range pairs {
+		name, value, _ := strings.Cut(pair, "=")
+		if value == "" {
+			value = name
+		}
+		plain, _ := url.QueryUnescape(value)
+		values = append(values, value, plain)
+	}
+	return values
+}
+
+// publicParts returns what everyone may see of a URL: without its query, and the domains that it is in.
+func publicParts(raw string) []string {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" {
+		return nil
+	}
+	parts := []string{DisplayURL(u), u.Host, u.EscapedPath(), u.Path}
+	for domain := u.Hostname(); ; {
+		_, rest, found := strings.Cut(domain, ".")
+		if !found || !strings.Contains(rest, ".") {
+			return parts
+		}
+		domain = rest
+		parts = append(parts, domain, "."+domain+"/")
+	}
+}
+
+// maxTokens bounds the search for tokens in an answer.
+const maxTokens = 16
+
+// tokensIn returns the tokens in an answer, which can have more than an access token, and have them
+// anywhere.
+func tokensIn(body []byte) (tokens []string) {
+	// JSON is searched and not read, as all of it would take many times its memory.
+	for rest := body; len(tokens) < maxTokens; {
+		found := jsonMember.FindSubmatchIndex(rest)
+		if found == nil {
+			break
+		}
+		var value string
+		if namesToken(string(rest[found[2]:found[3]])) && json.Unmarshal(rest[found[4]:found[5]], &value) == nil {
+			tokens = append(tokens, value)
+		}
+		rest = rest[found[5]:]
+	}
+	if len(tokens) > 0 {
+		return tokens
+	}
+	form, _ := url.ParseQuery(strings.TrimSpace(string(body))) // what could be read of it
+	for name, values := range form {
+		if namesToken(name) {
+			tokens = append(tokens, values...)
+		}
+	}
+	return tokens[:min(len(tokens), maxTokens)]
+}
+
+// jsonMember finds a member of an object with a string for a value.
+var jsonMember = regexp.MustCompile(`"([A-Za-z0-9_. -]{1,64})"\s*:\s*("(?:[^"\\]|\\.)*")`)
+
+// namesToken reports whether a member of this name has a token or another credential.
+func namesToken(name string) bool {
+	name = strings.ToLower(separators.Replace(name))
+	return slices.ContainsFunc([]string{"token", "secret", "assertion", "password", "apikey", "jwt"}, func(end string) bool { return strings.HasSuffix(name, end) })
+}
