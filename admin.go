@@ -1,6 +1,10 @@
 package oauthcc
 
 import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,14 +17,17 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
 func init() {
 	caddy.RegisterModule(adminAPI{})
 }
 
-// adminAPI lets operators look at the tokens, renew and forget them, under Caddy's own
-// rules of access to its admin endpoint:
+// adminAPI lets operators list, renew and forget tokens on Caddy's admin endpoint, under Caddy's own rules of
+// access:
 //
 //	GET    /oauth_cc/tokens               what is known of each token
 //	POST   /oauth_cc/tokens/{id}/refresh  fetches another one, and ends a pause
@@ -65,16 +72,16 @@ func allowMethods(handler caddy.AdminHandlerFunc, methods ...string) caddy.Admin
 	})
 }
 
-// defaultListed is how many tokens are listed if it is not said how many are wanted.
+// defaultListed is how many tokens are listed without ?limit=.
 const defaultListed = 1000
 
-// tokenList is what is told of all tokens.
+// tokenList is the answer to GET /oauth_cc/tokens.
 type tokenList struct {
 	Tokens  []tokenStatus `json:"tokens"`
 	Omitted int           `json:"omitted,omitempty"` // more than were asked for
 }
 
-// tokenStatus is what is told of a token, or of a grant that has none.
+// tokenStatus describes a grant and its token, if it has one. Nothing in it is secret.
 type tokenStatus struct {
 	ID         string            `json:"id"`
 	Endpoint   string            `json:"endpoint,omitempty"`
@@ -86,13 +93,14 @@ type tokenStatus struct {
 	Resource   []string          `json:"resource,omitempty"`
 	Values     map[string]string `json:"values,omitempty"` // of the placeholders of the request
 
-	State      string     `json:"state"`                 // fresh, stale, expired or none
-	Token      string     `json:"token,omitempty"`       // the name of it that logs use
-	Generation uint64     `json:"generation,omitempty"`  // counts the tokens of this grant
-	Shared     bool       `json:"shared,omitempty"`      // another gateway has got it
-	ObtainedAt *time.Time `json:"obtained_at,omitempty"` // when it was asked for
-	StaleFrom  *time.Time `json:"stale_from,omitempty"`  // then it is renewed ahead
-	ExpiresAt  *time.Time `json:"expires_at,omitempty"`
+	State         string     `json:"state"`                 // fresh, stale, expired or none
+	Token         string     `json:"token,omitempty"`       // the name of it that logs use
+	Generation    uint64     `json:"generation,omitempty"`  // counts the tokens of this grant
+	Shared        bool       `json:"shared,omitempty"`      // another gateway has got it
+	ObtainedAt    *time.Time `json:"obtained_at,omitempty"` // when it was asked for
+	StaleFrom     *time.Time `json:"stale_from,omitempty"`  // then it is renewed ahead
+	ExpiresAt     *time.Time `json:"expires_at,omitempty"`
+	RejectedSince *time.Time `json:"rejected_since,omitempty"` // by the upstream, which has accepted it for nothing since
 
 	Requests      uint64        `json:"requests"` // that were given a token
 	Fetches       uint64        `json:"fetches"`
@@ -102,7 +110,7 @@ type tokenStatus struct {
 	NextTry       *time.Time    `json:"next_try,omitempty"`   // in a pause after a failure
 }
 
-// failedStatus is what is told of a fetch that failed.
+// failedStatus describes a failed fetch.
 type failedStatus struct {
 	Error  string    `json:"error"`            // as {http.oauth_cc.error}
 	Status int       `json:"status,omitempty"` // HTTP status of the answer
@@ -134,13 +142,13 @@ func (adminAPI) drop(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	named.grant.drop()
+	named.grant.Forget()
 	for _, h := range handlers.running() {
-		if h.key == named.h.key {
-			h.keeper.wake()
+		if h.tokens.key == named.h.tokens.key {
+			h.keeper.Wake()
 		}
 	}
-	named.h.logger.Info("an operator has the token forgotten", named.h.named(zap.String("id", named.id))...)
+	named.h.reporter.logger.Info("token forgotten by an operator", named.h.reporter.grantFields(zap.String("id", named.id))...)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -150,31 +158,31 @@ func (adminAPI) refresh(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if named.h.table != nil {
+	if named.h.tokens.table != nil {
 		return caddy.APIError{
 			HTTPStatus: http.StatusConflict,
 			Err:        errors.New("only a request tells what its placeholders stand for; DELETE the token, and the next such request fetches another"),
 		}
 	}
-	_, err = named.grant.refresh(r.Context(), named.h.source)
-	if failure, ok := errors.AsType[*unavailableError](err); ok {
-		return caddy.APIError{HTTPStatus: failure.answer(w.Header()), Err: failure}
+	_, err = named.grant.Refresh(r.Context(), named.h.tokens.source)
+	if failure, ok := errors.AsType[*tokencache.UnavailableError](err); ok {
+		return caddy.APIError{HTTPStatus: statusFor(failure, w.Header()), Err: failure}
 	}
-	if err != nil { // nobody waits for the answer
+	if err != nil { // the operator did not wait
 		return caddy.APIError{HTTPStatus: http.StatusGatewayTimeout, Err: err}
 	}
 	return answerJSON(w, http.StatusOK, named.status(time.Now()))
 }
 
-// readiness is whether there are tokens.
+// readiness is the answer to GET /oauth_cc/ready.
 type readiness struct {
 	Ready    bool          `json:"ready"`
 	Starting bool          `json:"starting,omitempty"` // no configuration with sites runs
 	Missing  []tokenStatus `json:"missing,omitempty"`
 }
 
-// ready has tokens fetched that are missing, as a request would: traffic that waits for it
-// would not come before.
+// ready reports whether each static grant has a token. It also starts a fetch for each that is missing: a load
+// balancer that waits for readiness would never send the request that fetches it.
 func (adminAPI) ready(w http.ResponseWriter, r *http.Request) error {
 	starting := !servesHTTP(caddy.ActiveContext())
 	answer := readiness{Ready: !starting, Starting: starting}
@@ -182,8 +190,8 @@ func (adminAPI) ready(w http.ResponseWriter, r *http.Request) error {
 	var preparing sync.WaitGroup // they may look at files, or into a storage
 	var missing []namedGrant
 	for _, named := range namedGrants() {
-		if named.h.table == nil && named.grant.usable(now) == nil {
-			preparing.Go(func() { named.grant.prepare(r.Context(), named.h.source) })
+		if named.h.tokens.table == nil && named.grant.Live(now) == nil {
+			preparing.Go(func() { named.grant.Prepare(r.Context(), named.h.tokens.source) })
 			missing = append(missing, named)
 		}
 	}
@@ -199,7 +207,7 @@ func (adminAPI) ready(w http.ResponseWriter, r *http.Request) error {
 	return answerJSON(w, status, answer)
 }
 
-// servesHTTP reports whether a configuration runs that has sites.
+// servesHTTP reports whether the running configuration has sites.
 func servesHTTP(ctx caddy.Context) bool {
 	_, err := ctx.AppIfConfigured("http")
 	return ctx.Context != nil && err == nil
@@ -212,7 +220,7 @@ func answerJSON(w http.ResponseWriter, status int, value any) error {
 	return json.NewEncoder(w).Encode(value)
 }
 
-// findGrant finds the grant of the request's path.
+// findGrant finds the grant by the id in the request's path.
 func findGrant(r *http.Request) (namedGrant, error) {
 	id := r.PathValue("id")
 	for _, named := range namedGrants() {
@@ -226,25 +234,100 @@ func findGrant(r *http.Request) (namedGrant, error) {
 	}
 }
 
-// status is what is told of the grant.
+// namedGrant is a grant of the running configuration with the id that operators use.
+type namedGrant struct {
+	id    string
+	h     *Handler
+	grant *tokencache.Grant
+}
+
+// namedGrants lists the grants in the order of the configuration, and those of tenants by their last use.
+func namedGrants() []namedGrant {
+	running := handlers.running()
+	latest := make(map[endpoint.GrantKey]*Handler) // of a configuration and the one that takes over, the latter
+	for _, h := range running {
+		latest[h.tokens.key] = h
+	}
+	running = slices.DeleteFunc(running, func(h *Handler) bool { return latest[h.tokens.key] != h })
+	same := make(map[string]int)
+	for _, h := range running {
+		same[h.publicID()]++
+	}
+	var named []namedGrant
+	for _, h := range running {
+		id := h.publicID()
+		if same[id] > 1 {
+			id += "-" + keyedName(h.tokens.key)
+		}
+		for _, g := range h.tokens.allGrants() {
+			name := id
+			if g.Entry() != nil {
+				name += "." + keyedName(g.Entry().Key())
+			}
+			named = append(named, namedGrant{id: name, h: h, grant: g})
+		}
+	}
+	return named
+}
+
+// publicID names the handler's grant by what is no secret. The grant key would not do: it covers the credential,
+// which could be guessed from it. The id is the same after a restart.
+func (h *Handler) publicID() string {
+	r := h.reporter.public
+	key := endpoint.NewGrantKey([]string{r.Issuer, r.Endpoint, r.ClientID, r.AuthMethod, r.Format, h.DPoP}, r.Scopes, r.Audience, r.Resource)
+	return hex.EncodeToString(key[:6])
+}
+
+// nameKey is a secret of the process, so that a grant key can't be guessed from its name.
+var nameKey = sync.OnceValue(func() []byte {
+	key := make([]byte, sha256.Size)
+	_, _ = rand.Read(key) // never fails
+	return key
+})
+
+// keyedName names a grant for the time of the process. It does not reveal the key. It has 48 bits, so
+// two grants hardly ever get the same name.
+func keyedName(key endpoint.GrantKey) string {
+	mac := hmac.New(sha256.New, nameKey())
+	mac.Write(key[:])
+	return hex.EncodeToString(mac.Sum(nil)[:6])
+}
+
+// values are the values of the request's placeholders by name, as far as operators may see them.
+func (n namedGrant) values() map[string]string {
+	if n.grant.Entry() == nil {
+		return nil
+	}
+	values := make(map[string]string)
+	for i, p := range n.h.request.placeholders {
+		if !p.secret {
+			values[p.name] = n.grant.Entry().Shown()[i]
+		}
+	}
+	return values
+}
+
+// status describes the grant at now.
 func (n namedGrant) status(now time.Time) tokenStatus {
 	source := grantSource{h: n.h, grant: n.grant}
-	s, public := n.grant.state(), source.public()
+	s, public := n.grant.Snapshot(), source.public()
 	status := tokenStatus{
-		ID: n.id, Endpoint: public.endpoint, Issuer: public.issuer, ClientID: public.clientID, AuthMethod: public.authMethod,
-		Scopes: public.scopes, Audience: public.audience, Resource: public.resource, Values: n.values(),
-		State: stateNone, Requests: s.uses, Fetches: s.history.fetches, FailedFetches: s.history.failures, Fetching: s.fetching,
+		ID: n.id, Endpoint: public.Endpoint, Issuer: public.Issuer, ClientID: public.ClientID, AuthMethod: public.AuthMethod,
+		Scopes: public.Scopes, Audience: public.Audience, Resource: public.Resource, Values: n.values(),
+		State: s.State(now, n.h.tokens.ahead).String(), Requests: s.Uses, Fetches: s.History.Fetches, FailedFetches: s.History.Failures, Fetching: s.Fetching,
 	}
-	if t := s.token; t != nil {
-		status.State = n.h.tokenState(t, now)
-		status.Token, status.Generation, status.Shared = fingerprint(t.value), t.generation, t.adopted
-		status.ObtainedAt, status.StaleFrom, status.ExpiresAt = shownTime(t.sent.wall), shownTime(n.h.refreshAhead.staleFrom(t).wall), shownTime(t.expiry())
+	if t := s.Token; t != nil {
+		status.Token, status.Generation, status.Shared = tokencache.Fingerprint(t.Value), t.Generation, t.Adopted
+		status.ObtainedAt, status.StaleFrom, status.ExpiresAt = shownTime(t.Sent.Wall), shownTime(n.h.tokens.ahead.StaleFrom(t).Wall), shownTime(t.Expiry())
+		if !s.RejectedSince.IsZero() {
+			status.RejectedSince = shownTime(s.RejectedSince)
+		}
 	}
-	if failure := s.history.lastFailure; failure != nil {
-		status.LastError = &failedStatus{Error: failure.errorCode(), Status: failure.status, At: *shownTime(s.history.failedAt)}
+	if failure := s.History.LastFailure; failure != nil {
+		status.LastError = &failedStatus{Error: failure.ErrorCode(), Status: failure.Status, At: *shownTime(s.History.FailedAt)}
 	}
-	if s.failed != nil && s.failed.nextTry.After(now) {
-		status.NextTry = shownTime(s.failed.nextTry)
+	if s.NextTry.After(now) {
+		status.NextTry = shownTime(s.NextTry)
 	}
 	return status
 }

@@ -3,8 +3,6 @@ package oauthcc
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/rand"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +15,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
 
 // endpointInMemory grants token-1, token-2, … without a network.
@@ -38,7 +39,7 @@ func handlerInMemory(t testing.TB, h *Handler) *Handler {
 	if h.ClientID = t.Name(); h.Issuer == "" {
 		h.TokenEndpoint = "http://127.0.0.1/token"
 	}
-	if h.ClientSecret == "" {
+	if h.ClientSecret == "" && h.SigningKey == nil {
 		h.ClientSecret = "secret"
 	}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
@@ -47,7 +48,7 @@ func handlerInMemory(t testing.TB, h *Handler) *Handler {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = h.Cleanup() })
-	h.client.transport, h.logger = new(endpointInMemory), zap.NewNop()
+	h.tokens.client.Transport, h.reporter.logger = new(endpointInMemory), zap.NewNop()
 	return h
 }
 
@@ -120,13 +121,11 @@ func benchmarkFresh(b *testing.B, h *Handler, body []byte, parallel bool) {
 // While the next token is fetched, requests use the one at hand.
 func BenchmarkServeHTTP_Stale(b *testing.B) {
 	h := handlerInMemory(b, &Handler{RefreshAhead: "90%"})
-	if err := h.ServeHTTP(httptest.NewRecorder(), requestInCaddy("GET", "/", nil), trivialNext); err != nil {
+	old := grantingSource{endpoint.Granted{Value: "token-1", Sent: time.Now().Add(-time.Hour), Lifetime: 2 * time.Hour}, nil}
+	if _, err := h.tokens.source.grant.Get(b.Context(), old); err != nil {
 		b.Fatal(err)
 	}
-	stale := *h.source.grant.current.Load()
-	stale.sent = stale.sent.add(-time.Hour)
-	h.source.grant.current.Store(&stale)
-	h.source.grant.aheadFrom.Store(&never)
+	h.tokens.client.Transport = servertest.Hanging
 	benchmarkHandler(b, nil, false, func(w http.ResponseWriter, r *http.Request) error {
 		return h.ServeHTTP(w, r, trivialNext)
 	})
@@ -150,39 +149,11 @@ func BenchmarkServeHTTP_RetryOffBody(b *testing.B) {
 // What DPoP costs is the signature of each request's proof.
 func BenchmarkServeHTTP_DPoP(b *testing.B) {
 	h := handlerInMemory(b, &Handler{DPoP: "https://api.example.com"})
-	h.client.transport = endpointFunc(func(req *http.Request) (*http.Response, error) {
-		return cannedAnswer{body: `{"access_token":"token-1","token_type":"DPoP","expires_in":3600}`}.RoundTrip(req)
+	h.tokens.client.Transport = servertest.Func(func(req *http.Request) (*http.Response, error) {
+		return servertest.Answer{Body: `{"access_token":"token-1","token_type":"DPoP","expires_in":3600}`}.RoundTrip(req)
 	})
 	benchmarkHandler(b, nil, false, func(w http.ResponseWriter, r *http.Request) error {
 		delete(r.Header, "Authorization")
 		return h.ServeHTTP(w, r, trivialNext)
 	})
-}
-
-func BenchmarkProof(b *testing.B) {
-	key, err := newProofKey()
-	if err != nil {
-		b.Fatal(err)
-	}
-	last := key.resources.of("https://api.example.com")
-	last.learn(http.Header{nonceHeader: {"eyJ7S_zG.eyJH0-Z.HX4w-7v"}})
-	hash := hashToken("token-1")
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := key.prove("GET", "https://api.example.com/v1/orders", hash, last.last()); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-// BenchmarkSignature is the part of a proof that nothing can spare.
-func BenchmarkSignature(b *testing.B) {
-	key := testKeys()["P-256"]
-	digest := make([]byte, 32)
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := key.Sign(rand.Reader, digest, crypto.SHA256); err != nil {
-			b.Fatal(err)
-		}
-	}
 }

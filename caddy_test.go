@@ -15,47 +15,50 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
 
 func TestTokenIsAttachedAndCached(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	g := startGateway(t, endpoint.options()+upstream.proxy())
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	g := gatewaytest.Start(t, endpoint.Options()+upstream.Proxy())
 	for range 3 {
-		if a := g.get("/orders"); a.status != 200 || a.body != "GET /orders with token-1" {
-			t.Fatalf("got %d %q", a.status, a.body)
+		if a := g.Get("/orders"); a.Status != 200 || a.Body != "GET /orders with token-1" {
+			t.Fatalf("got %d %q", a.Status, a.Body)
 		}
 	}
-	if n := endpoint.count(); n != 1 {
+	if n := endpoint.Count(); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
-	request := endpoint.recorded()[0]
-	if request.method != http.MethodPost || request.body != "grant_type=client_credentials" {
-		t.Errorf("token request was %s %q", request.method, request.body)
+	request := endpoint.Recorded()[0]
+	if request.Method != http.MethodPost || request.Body != "grant_type=client_credentials" {
+		t.Errorf("token request was %s %q", request.Method, request.Body)
 	}
 }
 
 func TestManyFirstRequestsCauseOneTokenRequest(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	g := startGateway(t, endpoint.options()+upstream.proxy())
-	g.getConcurrently(200, 200)
-	if n := endpoint.count(); n != 1 {
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	g := gatewaytest.Start(t, endpoint.Options()+upstream.Proxy())
+	g.GetConcurrently(200, 200)
+	if n := endpoint.Count(); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
 }
 
 func TestRevokedTokenIsReplayedOnce(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	g := startGateway(t, endpoint.options()+upstream.proxy())
-	g.get("/")
-	upstream.revoke("token-1")
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	g := gatewaytest.Start(t, endpoint.Options()+upstream.Proxy())
+	g.Get("/")
+	upstream.Revoke("token-1")
 	body := strings.Repeat("x", 900<<10)
-	if a := g.post("/orders", "text/plain", body); a.status != 200 || a.body != "POST /orders with token-2" {
-		t.Fatalf("got %d %q", a.status, a.body)
+	if a := g.Post("/orders", "text/plain", body); a.Status != 200 || a.Body != "POST /orders with token-2" {
+		t.Fatalf("got %d %q", a.Status, a.Body)
 	}
-	if got := upstream.last(t).body; got != body {
+	if got := upstream.Last(t).Body; got != body {
 		t.Errorf("the upstream got %d bytes, want %d", len(got), len(body))
 	}
-	if n := endpoint.count(); n != 2 {
+	if n := endpoint.Count(); n != 2 {
 		t.Errorf("%d token requests, want 2", n)
 	}
 }
@@ -63,61 +66,73 @@ func TestRevokedTokenIsReplayedOnce(t *testing.T) {
 // A request that waits for a token is served, even if the configuration that it came
 // in with is replaced by one that asks for another token.
 func TestRequestOutlivesItsConfiguration(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
 	asked, proceed := make(chan struct{}), make(chan struct{})
 	release := sync.OnceFunc(func() { close(proceed) })
 	defer release()
-	endpoint.setAnswer(func(w http.ResponseWriter, _ *http.Request, n int) {
+	endpoint.SetAnswer(func(w http.ResponseWriter, _ *http.Request, n int) {
 		if n == 1 {
 			close(asked)
 			<-proceed
 		}
-		endpoint.grant(w)
+		endpoint.Grant(w)
 	})
-	g := startGateway(t, endpoint.options()+upstream.proxy())
-	waiting := make(chan answer, 1)
+	g := gatewaytest.Start(t, endpoint.Options()+upstream.Proxy())
+	waiting := make(chan gatewaytest.Answer, 1)
 	go func() {
-		req, _ := http.NewRequest(http.MethodGet, g.url("/"), nil)
-		a, _ := exchangeWith(testClient, req)
+		req, _ := http.NewRequest(http.MethodGet, g.URL("/"), nil)
+		a, _ := gatewaytest.Exchange(gatewaytest.Client, req)
 		waiting <- a
 	}()
 	<-asked
-	g.reload(endpoint.options("scope other") + upstream.proxy())
-	if a := g.get("/"); a.status != 200 {
-		t.Errorf("the new configuration answers %d", a.status)
+	g.Reload(endpoint.Options("scope other") + upstream.Proxy())
+	if a := g.Get("/"); a.Status != 200 {
+		t.Errorf("the new configuration answers %d", a.Status)
 	}
 	release()
-	if a := <-waiting; a.status != 200 {
-		t.Errorf("the request of the old configuration got %d %q", a.status, a.body)
+	if a := <-waiting; a.Status != 200 {
+		t.Errorf("the request of the old configuration got %d %q", a.Status, a.Body)
 	}
 }
 
 func TestTraceGetsNoToken(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	g := startGateway(t, endpoint.options()+upstream.proxy())
-	g.get("/")
-	req, err := http.NewRequest(http.MethodTrace, g.url("/"), nil)
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	g := gatewaytest.Start(t, endpoint.Options()+upstream.Proxy())
+	g.Get("/")
+	req, err := http.NewRequest(http.MethodTrace, g.URL("/"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Header.Set("Authorization", "Bearer token-1")
-	if a := g.do(req); a.status != 401 {
-		t.Errorf("got %d %q", a.status, a.body)
+	if a := g.Do(req); a.Status != 401 {
+		t.Errorf("got %d %q", a.Status, a.Body)
+	}
+}
+
+// Behind CGI, WSGI and their like, X_Api_Token and X-Api-Token are the same variable. Caddy lets neither pass.
+func TestLookalikesOfTheTokenHeaderDoNotArrive(t *testing.T) {
+	var seen gatewaytest.AttemptLog
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartScriptedAPI(t, seen.Observe(func(http.ResponseWriter, *http.Request) {}))
+	g := gatewaytest.Start(t, endpoint.Options("token_header X-Api-Token")+gatewaytest.ProxyTo(upstream))
+	gatewaytest.SendRaw(t, g.Addr, "GET /", "X_Api_Token: theirs", "x-api_token: theirs", "X.Api.Token: theirs", "X-Api: stays")
+	got := fmt.Sprint(seen.All()[0].Header)
+	if strings.Contains(got, "theirs") || !strings.Contains(got, "X-Api-Token:[token-1]") || !strings.Contains(got, "stays") {
+		t.Errorf("the upstream got %s", got)
 	}
 }
 
 // What handle_errors does with a request may lead anywhere.
 func TestTokenDoesNotReachErrorRoutes(t *testing.T) {
-	endpoint := startTokenServer(t)
+	endpoint := gatewaytest.StartTokenServer(t)
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, "authorization %q", r.Header["Authorization"])
 	}))
 	defer elsewhere.Close()
 	for _, option := range []string{"", "retry_status off"} {
-		g := startGateway(t, endpoint.options(option)+"reverse_proxy "+freeAddr(t)+
+		g := gatewaytest.Start(t, endpoint.Options(option)+"reverse_proxy "+gatewaytest.FreeAddr(t)+
 			"\nhandle_errors {\nreverse_proxy "+elsewhere.Listener.Addr().String()+"\n}\n")
-		if a := g.get("/"); a.body != "authorization []" {
-			t.Errorf("%s: got %d %q", option, a.status, a.body)
+		if a := g.Get("/"); a.Body != "authorization []" {
+			t.Errorf("%s: got %d %q", option, a.Status, a.Body)
 		}
 	}
 }
@@ -133,12 +148,12 @@ func TestVariablesOfAReplayAreItsOwn(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("OTEL_TRACES_EXPORTER", "none")
-			endpoint, upstream := startTokenServer(t), startAPI(t)
-			upstream.revoke("token-1")
-			g := startGateway(t, fmt.Sprintf(site, endpoint.options("token_header X-Api-Token")+route+"\n"+
-				upstream.proxy(`header_up Authorization "Bearer {http.vars.credential}"`)))
-			if a := g.get("/"); !strings.HasSuffix(a.body, "with token-2") {
-				t.Errorf("got %d %q", a.status, a.body)
+			endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+			upstream.Revoke("token-1")
+			g := gatewaytest.Start(t, fmt.Sprintf(site, endpoint.Options("token_header X-Api-Token")+route+"\n"+
+				upstream.Proxy(`header_up Authorization "Bearer {http.vars.credential}"`)))
+			if a := g.Get("/"); !strings.HasSuffix(a.Body, "with token-2") {
+				t.Errorf("got %d %q", a.Status, a.Body)
 			}
 		})
 	}
@@ -146,27 +161,27 @@ func TestVariablesOfAReplayAreItsOwn(t *testing.T) {
 
 // Only who waited for the endpoint is told that it did not answer in time.
 func TestTimeoutIsAnswered504AndThen503(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	endpoint.setAnswer(func(_ http.ResponseWriter, r *http.Request, _ int) { <-r.Context().Done() })
-	g := startGateway(t, endpoint.options("timeout 200ms")+upstream.proxy())
-	first, second := g.get("/"), g.get("/")
-	retryAfter := second.header.Get("Retry-After")
-	if first.status != 504 || second.status != 503 || retryAfter != "1" && retryAfter != "2" {
-		t.Errorf("got %d, then %d with %v", first.status, second.status, second.header)
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	endpoint.SetAnswer(func(_ http.ResponseWriter, r *http.Request, _ int) { <-r.Context().Done() })
+	g := gatewaytest.Start(t, endpoint.Options("timeout 200ms")+upstream.Proxy())
+	first, second := g.Get("/"), g.Get("/")
+	retryAfter := second.Header.Get("Retry-After")
+	if first.Status != 504 || second.Status != 503 || retryAfter != "1" && retryAfter != "2" {
+		t.Errorf("got %d, then %d with %v", first.Status, second.Status, second.Header)
 	}
-	if n := endpoint.count(); n != 1 {
+	if n := endpoint.Count(); n != 1 {
 		t.Errorf("%d token requests, want 1", n)
 	}
 }
 
 // Caddy's transport looks for a replacer in the context of the request.
 func TestPlaceholdersInTransportAreReplaced(t *testing.T) {
-	ca := newTestCA(t)
+	ca := servertest.NewCA(t)
 	file := filepath.Join(t.TempDir(), "ca.pem")
-	writeFile(t, file, string(ca.pem))
+	servertest.WriteFile(t, file, string(ca.PEM))
 	t.Setenv("OAUTH_CC_TEST_NAME", "auth.internal")
-	upstream := startAPI(t)
-	g := startGateway(t, "oauth_cc https://"+ca.serve(t, "auth.internal", time.Now().Add(time.Hour))+`/token {
+	upstream := gatewaytest.StartAPI(t)
+	g := gatewaytest.Start(t, "oauth_cc https://"+ca.Serve(t, "auth.internal", time.Now().Add(time.Hour), gatewaytest.StartTokenServer(t))+`/token {
 		client_id app
 		client_secret s3cret-canary
 		transport {
@@ -174,56 +189,56 @@ func TestPlaceholdersInTransportAreReplaced(t *testing.T) {
 			tls_server_name {env.OAUTH_CC_TEST_NAME}
 		}
 	}
-	`+upstream.proxy())
-	if a := g.get("/"); a.status != 200 {
-		t.Errorf("got %d %q", a.status, a.body)
+	`+upstream.Proxy())
+	if a := g.Get("/"); a.Status != 200 {
+		t.Errorf("got %d %q", a.Status, a.Body)
 	}
 }
 
 // The log tells it once for each token that requests could not be sent again.
 func TestUnreplayableRequestsAreToldOnce(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	upstream.setReject(func(w http.ResponseWriter, r *http.Request) {
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	upstream.SetReject(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.WriteHeader(http.StatusUnauthorized)
 	})
-	upstream.revoke("token-1")
-	upstream.revoke("token-2")
-	g := startGateway(t, endpoint.options("replay_buffer 1KiB")+upstream.proxy())
+	upstream.Revoke("token-1")
+	upstream.Revoke("token-2")
+	g := gatewaytest.Start(t, endpoint.Options("replay_buffer 1KiB")+upstream.Proxy())
 	reject := func() {
 		t.Helper()
-		if a := g.post("/", "text/plain", strings.Repeat("x", 64<<10)); a.status != 401 {
-			t.Fatalf("got %d", a.status)
+		if a := g.Post("/", "text/plain", strings.Repeat("x", 64<<10)); a.Status != 401 {
+			t.Fatalf("got %d", a.Status)
 		}
 	}
 	reject()
-	awaitCondition(t, "the token is renewed", func() bool { return len(g.logs.with("token obtained")) == 2 })
+	gatewaytest.Await(t, "the token is renewed", func() bool { return len(g.Logs.With("token obtained")) == 2 })
 	for range 4 {
 		reject()
 	}
 	warned := 0
-	for _, entry := range g.logs.with("the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection") {
+	for _, entry := range g.Logs.With("the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection") {
 		if entry["level"] == "warn" {
 			warned++
 		}
 	}
-	if want := endpoint.count(); warned != want {
+	if want := endpoint.Count(); warned != want {
 		t.Errorf("%d warnings for %d tokens", warned, want)
 	}
 }
 
 // HTTP/2 allows trailers after a body that is announced to be empty.
 func TestTrailerAfterAnEmptyBodyIsNoWayIn(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
 	for _, option := range []string{"", "retry_status off"} {
-		g := startGateway(t, endpoint.options("token_header X-Api-Key", option)+
-			upstream.proxy("header_up Authorization {http.request.header.X-Api-Key}", `header_up Authorization (.+) "Bearer $1"`))
-		conn, err := net.Dial("tcp", g.addr)
+		g := gatewaytest.Start(t, endpoint.Options("token_header X-Api-Key", option)+
+			upstream.Proxy("header_up Authorization {http.request.header.X-Api-Key}", `header_up Authorization (.+) "Bearer $1"`))
+		conn, err := net.Dial("tcp", g.Addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		sendHeaders := h2cStream(t, conn)
-		sendHeaders(false, ":method", "POST", ":scheme", "http", ":authority", g.addr, ":path", "/",
+		sendHeaders(false, ":method", "POST", ":scheme", "http", ":authority", g.Addr, ":path", "/",
 			"content-length", "0", "trailer", "X-Api-Key, X-Other")
 		sendHeaders(true, "x-api-key", "smuggled", "x-other", "1")
 		framer := http2.NewFramer(io.Discard, conn)
@@ -237,9 +252,9 @@ func TestTrailerAfterAnEmptyBodyIsNoWayIn(t *testing.T) {
 			}
 		}
 		conn.Close()
-		served := upstream.last(t)
-		if served.trailer.Get("X-Api-Key") != "" || served.trailer.Get("X-Other") != "1" {
-			t.Errorf("%s: the upstream got the trailers %v", option, served.trailer)
+		served := upstream.Last(t)
+		if served.Trailer.Get("X-Api-Key") != "" || served.Trailer.Get("X-Other") != "1" {
+			t.Errorf("%s: the upstream got the trailers %v", option, served.Trailer)
 		}
 	}
 }

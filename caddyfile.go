@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -16,6 +15,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/dustin/go-humanize"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
 )
 
 func init() {
@@ -65,6 +66,7 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //
 //	    refresh_ahead             <duration>|<percent>%|off
 //	    default_ttl               <duration>
+//	    ttl                       <duration>
 //	    prefetch
 //
 //	    token_header              <name> [<scheme>]
@@ -92,26 +94,86 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		seen["token_endpoint"] = true
 	}
 	for d.NextBlock(0) {
-		option := d.Val()
-		if seen[option] && !slices.Contains(repeatable, option) {
-			return d.Errf("%s is given twice; keep one of them", option)
+		name := d.Val()
+		i := slices.IndexFunc(options, func(o option) bool { return o.name == name })
+		if i < 0 {
+			return d.Errf("unknown option %s; the options are %s", name, strings.Join(optionNames(), ", "))
 		}
-		seen[option] = true
-		if unmarshal := h.blockOption(option); unmarshal != nil {
-			if err := unmarshal(d); err != nil {
-				return err
-			}
-			continue
+		if seen[name] && !options[i].repeatable {
+			return d.Errf("%s is given twice; keep one of them", name)
 		}
-		args := d.RemainingArgs()
-		if err := h.unmarshalOption(d, option, args); err != nil {
-			return err
-		}
-		if err := endLine(d, option); err != nil {
+		seen[name] = true
+		if err := options[i].unmarshal(h, d); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// option is one of the handler's options in a Caddyfile.
+type option struct {
+	name       string
+	repeatable bool // its values add up
+	parse      func(h *Handler, d *caddyfile.Dispenser, args []string) error
+	block      func(h *Handler, d *caddyfile.Dispenser) error // instead of parse, if the option takes a block
+}
+
+// options are all that there are, in the order of the syntax above.
+var options = []option{
+	{name: "token_endpoint", parse: one("token_endpoint", "<url>", func(h *Handler) *string { return &h.TokenEndpoint })},
+	{name: "issuer", parse: one("issuer", "<url>", func(h *Handler) *string { return &h.Issuer })},
+	{name: "timeout", parse: duration("timeout", func(h *Handler) *caddy.Duration { return &h.Timeout })},
+	{name: "transport", block: (*Handler).unmarshalTransport},
+	{name: "insecure_http", parse: flag("insecure_http", func(h *Handler) *bool { return &h.InsecureHTTP })},
+
+	{name: "client_id", parse: one("client_id", "<id>", func(h *Handler) *string { return &h.ClientID })},
+	{name: "client_secret", parse: one("client_secret", "<secret>", func(h *Handler) *string { return &h.ClientSecret })},
+	{name: "auth_method", parse: oneOf("auth_method", endpoint.MethodNames(), func(h *Handler) *string { return &h.AuthMethod })},
+	{name: "signing_key", block: (*Handler).unmarshalSigningKey},
+
+	{name: "request_format", parse: oneOf("request_format", []string{endpoint.FormatForm, endpoint.FormatJSON}, func(h *Handler) *string { return &h.RequestFormat })},
+	{name: "scope", repeatable: true, parse: some("scope", "<scope...>", func(h *Handler) *[]string { return &h.Scopes })},
+	{name: "audience", repeatable: true, parse: some("audience", "<audience...>", func(h *Handler) *[]string { return &h.Audience })},
+	{name: "resource", repeatable: true, parse: some("resource", "<uri...>", func(h *Handler) *[]string { return &h.Resource })},
+	{name: "param", repeatable: true, parse: pair("param", func(h *Handler) *map[string][]string { return &h.Params })},
+	{name: "request_header", repeatable: true, parse: (*Handler).unmarshalRequestHeader},
+
+	{name: "refresh_ahead", parse: (*Handler).unmarshalRefreshAhead},
+	{name: "default_ttl", parse: duration("default_ttl", func(h *Handler) *caddy.Duration { return &h.DefaultTTL })},
+	{name: "ttl", parse: duration("ttl", func(h *Handler) *caddy.Duration { return &h.TTL })},
+	{name: "prefetch", parse: flag("prefetch", func(h *Handler) *bool { return &h.Prefetch })},
+
+	{name: "token_header", parse: (*Handler).unmarshalTokenHeader},
+	{name: "keep_client_authorization", parse: flag("keep_client_authorization", func(h *Handler) *bool { return &h.KeepClientAuthorization })},
+	{name: "retry_status", parse: (*Handler).unmarshalRetryStatus},
+	{name: "replay_buffer", parse: (*Handler).unmarshalReplayBuffer},
+	{name: "mask_rejection", parse: (*Handler).unmarshalMaskRejection},
+	{name: "allow_without_token", parse: flag("allow_without_token", func(h *Handler) *bool { return &h.AllowWithoutToken })},
+
+	{name: "max_tokens", parse: (*Handler).unmarshalMaxTokens},
+	{name: "storage", block: (*Handler).unmarshalStorage},
+
+	{name: "dpop", parse: one("dpop", "<origin>", func(h *Handler) *string { return &h.DPoP })},
+}
+
+// optionNames lists the options for those who mistyped one.
+func optionNames() []string {
+	names := make([]string, len(options))
+	for i, o := range options {
+		names[i] = o.name
+	}
+	return names
+}
+
+// unmarshal reads the option, up to the end of its line or its block.
+func (o option) unmarshal(h *Handler, d *caddyfile.Dispenser) error {
+	if o.block != nil {
+		return o.block(h, d)
+	}
+	if err := o.parse(h, d, d.RemainingArgs()); err != nil {
+		return err
+	}
+	return endLine(d, o.name)
 }
 
 // endLine refuses what is left of an option's line, which is a brace.
@@ -121,89 +183,6 @@ func endLine(d *caddyfile.Dispenser, option string) error {
 	}
 	d.Prev()
 	return nil
-}
-
-// blockOption returns the parser of an option that takes a block, or nil.
-func (h *Handler) blockOption(option string) func(*caddyfile.Dispenser) error {
-	switch option {
-	case "transport":
-		return h.unmarshalTransport
-	case "signing_key":
-		return h.unmarshalSigningKey
-	case "storage":
-		return h.unmarshalStorage
-	}
-	return nil
-}
-
-// repeatable are the options that add up.
-var repeatable = []string{"scope", "audience", "resource", "param", "request_header"}
-
-func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string, args []string) error {
-	switch option {
-	case "token_endpoint":
-		return one(d, option, "<url>", args, &h.TokenEndpoint)
-	case "issuer":
-		return one(d, option, "<url>", args, &h.Issuer)
-	case "timeout":
-		return duration(d, option, args, &h.Timeout)
-	case "insecure_http":
-		return flag(d, option, args, &h.InsecureHTTP)
-	case "client_id":
-		return one(d, option, "<id>", args, &h.ClientID)
-	case "client_secret":
-		return one(d, option, "<secret>", args, &h.ClientSecret)
-	case "auth_method":
-		return oneOf(d, option, authMethods, args, &h.AuthMethod)
-	case "request_format":
-		return oneOf(d, option, []string{formatForm, formatJSON}, args, &h.RequestFormat)
-	case "scope":
-		return some(d, option, "<scope...>", args, &h.Scopes)
-	case "audience":
-		return some(d, option, "<audience...>", args, &h.Audience)
-	case "resource":
-		return some(d, option, "<uri...>", args, &h.Resource)
-	case "param":
-		return pair(d, option, args, &h.Params)
-	case "request_header":
-		if len(args) == 2 {
-			args[0] = http.CanonicalHeaderKey(args[0])
-		}
-		return pair(d, option, args, &h.RequestHeaders)
-	case "refresh_ahead":
-		return h.unmarshalRefreshAhead(d, args)
-	case "default_ttl":
-		return duration(d, option, args, &h.DefaultTTL)
-	case "prefetch":
-		return flag(d, option, args, &h.Prefetch)
-	case "token_header":
-		return h.unmarshalTokenHeader(d, args)
-	case "keep_client_authorization":
-		return flag(d, option, args, &h.KeepClientAuthorization)
-	case "retry_status":
-		return h.unmarshalRetryStatus(d, args)
-	case "replay_buffer":
-		return h.unmarshalReplayBuffer(d, args)
-	case "mask_rejection":
-		return h.unmarshalMaskRejection(d, args)
-	case "allow_without_token":
-		return flag(d, option, args, &h.AllowWithoutToken)
-	case "max_tokens":
-		return h.unmarshalMaxTokens(d, args)
-	case "dpop":
-		return one(d, option, "<origin>", args, &h.DPoP)
-	default:
-		return d.Errf("unknown option %s; the options are %s", option, strings.Join(options, ", "))
-	}
-}
-
-// options names every option, for whoever mistyped one.
-var options = []string{
-	"token_endpoint", "issuer", "timeout", "transport", "insecure_http", "client_id", "client_secret", "auth_method",
-	"signing_key", "request_format", "scope", "audience", "resource", "param", "request_header", "refresh_ahead", "default_ttl", "prefetch",
-	"token_header",
-	"keep_client_authorization", "retry_status", "replay_buffer", "mask_rejection", "allow_without_token",
-	"max_tokens", "storage", "dpop",
 }
 
 func (h *Handler) unmarshalTransport(d *caddyfile.Dispenser) error {
@@ -254,15 +233,15 @@ func (h *Handler) unmarshalSigningKey(d *caddyfile.Dispenser) error {
 		var err error
 		switch option {
 		case "alg":
-			err = one(d, option, "<alg>", args, &h.SigningKey.Alg)
+			err = single(d, option, "<alg>", args, &h.SigningKey.Alg)
 		case "key_id":
-			err = one(d, option, "<kid>", args, &h.SigningKey.KeyID)
+			err = single(d, option, "<kid>", args, &h.SigningKey.KeyID)
 		case "audience":
-			err = one(d, option, "<value>", args, &h.SigningKey.Audience)
+			err = single(d, option, "<value>", args, &h.SigningKey.Audience)
 		case "typ":
-			err = one(d, option, "<value>", args, &h.SigningKey.Typ)
+			err = single(d, option, "<value>", args, &h.SigningKey.Typ)
 		case "lifetime":
-			err = duration(d, option, args, &h.SigningKey.Lifetime)
+			err = positiveDuration(d, option, args, &h.SigningKey.Lifetime)
 		default:
 			err = d.Errf("signing_key: unknown option %s; the options are alg, key_id, audience, typ, lifetime", option)
 		}
@@ -277,6 +256,13 @@ func (h *Handler) unmarshalSigningKey(d *caddyfile.Dispenser) error {
 		return d.Errf("signing_key takes a file, a block or both: signing_key [<file>] { ... }")
 	}
 	return nil
+}
+
+func (h *Handler) unmarshalRequestHeader(d *caddyfile.Dispenser, args []string) error {
+	if len(args) == 2 {
+		args[0] = http.CanonicalHeaderKey(args[0])
+	}
+	return pair("request_header", func(h *Handler) *map[string][]string { return &h.RequestHeaders })(h, d, args)
 }
 
 func (h *Handler) unmarshalRefreshAhead(d *caddyfile.Dispenser, args []string) error {
@@ -311,8 +297,8 @@ func (h *Handler) unmarshalRetryStatus(d *caddyfile.Dispenser, args []string) er
 	}
 	for _, arg := range args {
 		status, err := strconv.Atoi(arg)
-		if err != nil || !isErrorStatus(status) {
-			return d.Errf("retry_status: %q is not a status of a rejection; use numbers from 400 to 599, or off alone", arg)
+		if err != nil || !isRejectionStatus(status) {
+			return d.Errf("retry_status: %q is not a status of a rejection; use numbers from 300 to 599, or off alone", arg)
 		}
 		h.RetryStatus = append(h.RetryStatus, status)
 	}
@@ -356,59 +342,6 @@ func (h *Handler) unmarshalMaxTokens(d *caddyfile.Dispenser, args []string) erro
 		}
 	}
 	return d.Errf("max_tokens takes a number greater than zero: max_tokens %d", defaultMaxTokens)
-}
-
-func one(d *caddyfile.Dispenser, option, argument string, args []string, target *string) error {
-	if len(args) != 1 || args[0] == "" {
-		return d.Errf("%s takes one argument that is not empty: %s %s", option, option, argument)
-	}
-	*target = args[0]
-	return nil
-}
-
-func oneOf(d *caddyfile.Dispenser, option string, values, args []string, target *string) error {
-	if len(args) != 1 || !slices.Contains(values, args[0]) {
-		return d.Errf("%s takes one of %s", option, strings.Join(values, ", "))
-	}
-	*target = args[0]
-	return nil
-}
-
-func some(d *caddyfile.Dispenser, option, arguments string, args []string, target *[]string) error {
-	if len(args) == 0 || slices.Contains(args, "") {
-		return d.Errf("%s takes arguments that are not empty: %s %s", option, option, arguments)
-	}
-	*target = append(*target, args...)
-	return nil
-}
-
-func pair(d *caddyfile.Dispenser, option string, args []string, target *map[string][]string) error {
-	if len(args) != 2 || args[0] == "" {
-		return d.Errf("%s takes a name that is not empty and one value: %s <name> <value>", option, option)
-	}
-	if *target == nil {
-		*target = make(map[string][]string)
-	}
-	(*target)[args[0]] = append((*target)[args[0]], args[1])
-	return nil
-}
-
-func flag(d *caddyfile.Dispenser, option string, args []string, target *bool) error {
-	if len(args) != 0 {
-		return d.Errf("%s takes no arguments; its presence turns it on", option)
-	}
-	*target = true
-	return nil
-}
-
-func duration(d *caddyfile.Dispenser, option string, args []string, target *caddy.Duration) error {
-	if len(args) == 1 {
-		if value, err := caddy.ParseDuration(args[0]); err == nil && value > 0 {
-			*target = caddy.Duration(value)
-			return nil
-		}
-	}
-	return d.Errf("%s takes a duration longer than zero: %s %s", option, option, 10*time.Second)
 }
 
 // Interface guard

@@ -8,14 +8,13 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
 )
 
 var updateGoldens = goflag.Bool("update", false, "write what the code does into the golden files")
@@ -85,7 +84,7 @@ func checkGoldens(t *testing.T, dir string, produce func(t *testing.T, input str
 func TestCaddyfileAdaptsToJSON(t *testing.T) {
 	checkGoldens(t, adaptDir, func(t *testing.T, input string) string {
 		var indented bytes.Buffer
-		if err := json.Indent(&indented, adaptWithoutWarnings(t, input), "", "\t"); err != nil {
+		if err := json.Indent(&indented, gatewaytest.AdaptWithoutWarnings(t, input), "", "\t"); err != nil {
 			t.Fatal(err)
 		}
 		return indented.String()
@@ -94,7 +93,7 @@ func TestCaddyfileAdaptsToJSON(t *testing.T) {
 
 func TestAdaptedJSONSurvivesARoundTrip(t *testing.T) {
 	for _, file := range goldenFiles(t, adaptDir) {
-		for _, config := range adaptedHandlers(t, readGoldens(t, file)[0].result) {
+		for _, config := range gatewaytest.AdaptedHandlers(t, readGoldens(t, file)[0].result) {
 			written, err := json.Marshal(strictHandler(t, config))
 			if err != nil {
 				t.Fatal(err)
@@ -108,7 +107,7 @@ func TestAdaptedJSONSurvivesARoundTrip(t *testing.T) {
 
 // An option that has been added without goldens would go unnoticed otherwise.
 func TestEveryOptionHasGoldens(t *testing.T) {
-	for _, option := range options {
+	for _, option := range optionNames() {
 		for _, dir := range []string{adaptDir, errorDir} {
 			file := filepath.Join(dir, option+goldenExtension)
 			if _, err := os.Stat(file); err != nil {
@@ -122,7 +121,7 @@ func TestEveryOptionHasGoldens(t *testing.T) {
 			}
 		}
 	}
-	everything := adaptedHandlers(t, readGoldens(t, filepath.Join(adaptDir, "everything"+goldenExtension))[0].result)
+	everything := gatewaytest.AdaptedHandlers(t, readGoldens(t, filepath.Join(adaptDir, "everything"+goldenExtension))[0].result)
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(everything[0], &members); err != nil {
 		t.Fatal(err)
@@ -142,7 +141,7 @@ var (
 
 func TestCaddyfileErrorsNameThePlaceAndTheRemedy(t *testing.T) {
 	checkGoldens(t, errorDir, func(t *testing.T, input string) string {
-		config, err := adapt(input)
+		config, err := gatewaytest.Adapt(input)
 		if err == nil {
 			t.Errorf("%s\nis accepted as %s", input, config)
 			return ""
@@ -170,94 +169,10 @@ func TestCaddyfileErrorsNameThePlaceAndTheRemedy(t *testing.T) {
 
 // The options inside transport are Caddy's own, and so are their errors.
 func TestTransportErrorsNameThePlace(t *testing.T) {
-	_, err := adapt(":80 {\noauth_cc https://auth.example.com/token {\ntransport {\ndial_timeouts 2s\n}\n}\n}\n")
+	_, err := gatewaytest.Adapt(":80 {\noauth_cc https://auth.example.com/token {\ntransport {\ndial_timeouts 2s\n}\n}\n}\n")
 	if err == nil || !strings.Contains(err.Error(), "dial_timeouts") || !strings.HasSuffix(err.Error(), "Caddyfile:4") {
 		t.Errorf("got %v", err)
 	}
-}
-
-// FuzzUnmarshalCaddyfile starts from the golden files, errors included. Whatever is
-// accepted must be the same after it was written as JSON.
-func FuzzUnmarshalCaddyfile(f *testing.F) {
-	for _, file := range slices.Concat(goldenFiles(f, adaptDir), goldenFiles(f, errorDir)) {
-		for _, g := range readGoldens(f, file) {
-			_, directive, _ := strings.Cut(g.input, "oauth_cc")
-			f.Add("oauth_cc" + directive)
-		}
-	}
-	f.Fuzz(func(t *testing.T, input string) {
-		tokens, err := caddyfile.Tokenize([]byte(input), "Caddyfile")
-		if err != nil || len(tokens) == 0 {
-			return
-		}
-		h := new(Handler)
-		if h.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)) != nil {
-			return
-		}
-		written, err := json.Marshal(h)
-		if err != nil {
-			t.Fatal(err)
-		}
-		again, err := json.Marshal(strictHandler(t, written))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !sameJSON(t, written, again) {
-			t.Errorf("%s\nis written back as\n%s", written, again)
-		}
-	})
-}
-
-// adaptWithoutWarnings adapts a Caddyfile, which is also to be as caddy fmt writes it.
-func adaptWithoutWarnings(t testing.TB, text string) []byte {
-	t.Helper()
-	adapter := caddyfile.Adapter{ServerType: httpcaddyfile.ServerType{}}
-	config, warnings, err := adapter.Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
-	if err != nil {
-		t.Fatalf("%v in\n%s", err, text)
-	}
-	for _, warning := range warnings {
-		t.Errorf("%s in\n%s", warning, text)
-	}
-	return config
-}
-
-// adaptedHandlers returns the oauth_cc handlers in a configuration, in its order, as
-// what Caddy unmarshals into Handler.
-func adaptedHandlers(t testing.TB, config string) []json.RawMessage {
-	t.Helper()
-	var decoded any
-	if err := json.Unmarshal([]byte(config), &decoded); err != nil {
-		t.Fatal(err)
-	}
-	var found []json.RawMessage
-	var search func(value any)
-	search = func(value any) {
-		switch value := value.(type) {
-		case []any:
-			for _, element := range value {
-				search(element)
-			}
-		case map[string]any:
-			if value["handler"] == "oauth_cc" {
-				delete(value, "handler")
-				text, err := json.Marshal(value)
-				if err != nil {
-					t.Fatal(err)
-				}
-				found = append(found, text)
-				return
-			}
-			for _, member := range value {
-				search(member)
-			}
-		}
-	}
-	search(decoded)
-	if len(found) == 0 {
-		t.Fatalf("no oauth_cc handler in %s", config)
-	}
-	return found
 }
 
 // strictHandler refuses unknown members, as Caddy does.

@@ -5,13 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/check"
+
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 )
@@ -49,13 +55,18 @@ choose the grant, --value tells what they stand for, by the name in the
 configuration, with or without braces; it can be repeated. {env.*} and {file.*} in
 the value are replaced, so that a secret need not be on the command line:
 
-    --value header.X-Tenant=acme --value 'partner_secret={env.ACME_SECRET}'
+    --value header.X-Tenant=acme --value 'header.X-Api-Key={env.ACME_KEY}'
 
-Without, such handlers are listed as not checked.
+Where a map sets the placeholder, give what goes into the map, and the map is checked
+as well: a tenant that is not in it is a failure. What comes out of the map can be
+given instead, and then the map is not used. Handlers whose values are missing are
+listed as not checked, with the names of those values.
 
 --try-methods has an endpoint that refuses the client asked again with the other
-ways to send a secret, until one is accepted, and tells which. Each try that fails
-may count as one, where an endpoint locks clients out.
+ways to send a secret, until one is accepted, and tells what to write: auth_method,
+and request_format where that is another. It tries the methods with a form first,
+then, after 400, 401 or 415, with JSON: five more requests at most. Each try that
+fails may count as one, where an endpoint locks clients out.
 
 --json prints an array with an object for each grant. Members that have no value are
 omitted: endpoint, issuer, client_id, auth_method, request_format, result ("ok",
@@ -99,7 +110,7 @@ func newCheckCommand() *cobra.Command {
 	return cmd
 }
 
-// runCheck carries the command out. That a token was not granted is an error, too.
+// runCheck runs "caddy oauth-cc check". It is an error as well if a token was not granted.
 func runCheck(ctx context.Context, fl caddycmd.Flags, out io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
@@ -118,52 +129,43 @@ func runCheck(ctx context.Context, fl caddycmd.Flags, out io.Writer) error {
 	if err := loadEnvFiles(envFiles); err != nil {
 		return err
 	}
-	check := checker{tryMethods: fl.Bool("try-methods")}
-	if check.values, err = parseValues(values); err != nil {
-		return err
-	}
-	results, err := check.config(ctx, fl.String("config"), fl.String("adapter"))
+	given, err := parseValues(values)
 	if err != nil {
 		return err
 	}
-	write := writeTable
+	c := check.Checker{Given: slices.Sorted(maps.Keys(given)), TryMethods: fl.Bool("try-methods")}
+	results, err := checkConfig(ctx, c, given, fl.String("config"), fl.String("adapter"))
+	if err != nil {
+		return err
+	}
+	write := check.WriteTable
 	if fl.Bool("json") {
-		write = writeJSON
+		write = check.WriteJSON
 	}
 	if err := write(out, results); err != nil {
 		return err
 	}
-	return summarize(results)
+	return check.Summarize(results)
 }
 
-// config checks the handlers of a configuration.
-func (c checker) config(ctx context.Context, path, adapter string) (results []checkResult, err error) {
+// checkConfig checks the handlers of a configuration. values are those of --value, by placeholder.
+func checkConfig(ctx context.Context, c check.Checker, values map[string]string, path, adapter string) (results []check.Result, err error) {
 	config, order, err := readConfig(path, adapter)
 	if err != nil {
 		return nil, err
 	}
-	err = inspectConfig(config, func(set []*Handler) (err error) {
-		results, err = c.all(ctx, order.sorted(set))
+	err = inspectConfig(config, func(app *caddyhttp.App, set []*Handler) (err error) {
+		before, found := findMaps(app)
+		// Caddy provisions servers in any order.
+		set = append(found, slices.DeleteFunc(set, func(h *Handler) bool { return slices.Contains(found, h) })...)
+		targets := make([]check.Target, len(set))
+		for i, h := range order.sorted(set) {
+			targets[i] = h.target(before[h], values)
+		}
+		results, err = c.All(ctx, targets)
 		return err
 	})
 	return results, err
-}
-
-// summarize is an error if a token was not granted.
-func summarize(results []checkResult) error {
-	asked, failed := 0, 0
-	for _, r := range results {
-		if r.Result != resultNotChecked {
-			asked++
-		}
-		if r.failed() {
-			failed++
-		}
-	}
-	if failed > 0 {
-		return fmt.Errorf("no token for %d of %d grants", failed, asked)
-	}
-	return nil
 }
 
 // readConfig reads and adapts a configuration as other commands do.
@@ -187,8 +189,8 @@ func readConfig(path, adapter string) (*caddy.Config, handlerOrder, error) {
 	return config, handlersIn(text), nil
 }
 
-// parseValues reads what placeholders stand for. Their names can be given as a Caddyfile
-// has them, in short.
+// parseValues reads the values of --value, by placeholder. A placeholder can have its short form, as in a
+// Caddyfile.
 func parseValues(texts []string) (map[string]string, error) {
 	values := make(map[string]string, len(texts))
 	shorthands := httpcaddyfile.NewShorthandReplacer()

@@ -11,7 +11,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
 
 // stockMain is the program that xcaddy builds when no plugin is asked for.
@@ -31,13 +32,13 @@ func TestModuleAddsNothingToAStockCaddyBuild(t *testing.T) {
 		t.Fatalf("unexpected versions of Go and Caddy: %q", versions)
 	}
 	stock := t.TempDir()
-	writeFile(t, filepath.Join(stock, "main.go"), stockMain)
-	writeFile(t, filepath.Join(stock, "go.mod"), "module stock\n\ngo "+versions[0]+"\n\nrequire "+caddyPath+" "+versions[2]+"\n")
+	servertest.WriteFile(t, filepath.Join(stock, "main.go"), stockMain)
+	servertest.WriteFile(t, filepath.Join(stock, "go.mod"), "module stock\n\ngo "+versions[0]+"\n\nrequire "+caddyPath+" "+versions[2]+"\n")
 	sums, err := os.ReadFile("go.sum")
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, filepath.Join(stock, "go.sum"), string(sums)) // saves a look at the network
+	servertest.WriteFile(t, filepath.Join(stock, "go.sum"), string(sums)) // saves a look at the network
 	runGoCommand(t, stock, "mod", "tidy")
 
 	ours, theirs := moduleVersions(t, "."), moduleVersions(t, stock)
@@ -103,24 +104,5 @@ func TestHandlerIsRegistered(t *testing.T) {
 	}
 	if _, ok := info.New().(*Handler); !ok {
 		t.Errorf("the module makes a %T", info.New())
-	}
-}
-
-func TestExamplesAreFormattedAndAdapt(t *testing.T) {
-	files, err := filepath.Glob("examples/*Caddyfile")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no examples: %v", err)
-	}
-	for _, file := range files {
-		t.Run(filepath.Base(file), func(t *testing.T) {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if formatted := caddyfile.Format(text); !bytes.Equal(formatted, text) {
-				t.Errorf("caddy fmt would write\n%s", formatted)
-			}
-			adaptedHandlers(t, string(adaptWithoutWarnings(t, string(text))))
-		})
 	}
 }

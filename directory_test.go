@@ -11,7 +11,7 @@ func TestOnlyHandlersThatRunAreShown(t *testing.T) {
 	h := provisionedConfig(t, configWithClient("client_id "+t.Name(), "client_secret x"))
 	isShown := func() (listed, held bool) {
 		listed = slices.ContainsFunc(namedGrants(), func(n namedGrant) bool { return n.h == h })
-		_, held = holdings(time.Now())[h.labels]
+		_, held = holdings(time.Now())[h.reporter.labels]
 		return listed, held
 	}
 	if listed, held := isShown(); !listed || !held {
@@ -32,7 +32,7 @@ func TestHandlersWithTheSameGrantAreShownOnce(t *testing.T) {
 	second := provisionedConfig(t, config)
 	var shown []*Handler
 	for _, n := range namedGrants() {
-		if n.grant == first.source.grant {
+		if n.grant == first.tokens.source.grant {
 			shown = append(shown, n.h)
 		}
 	}

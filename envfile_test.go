@@ -11,6 +11,8 @@ import (
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
 
 // A file is read as Caddy's own commands read it.
@@ -32,7 +34,7 @@ OAUTH_CC_T_SET=not used
 `
 	names := []string{"PLAIN", "EXPORTED", "COMMENT", "EMPTY", "EQUALS", "QUOTED", "SINGLE", "LINES", "TWICE", "SET"}
 	file := filepath.Join(t.TempDir(), "env")
-	writeFile(t, file, text)
+	servertest.WriteFile(t, file, text)
 	read := func(load func() error) (values []string) {
 		for _, name := range names {
 			name = "OAUTH_CC_T_" + name
@@ -67,7 +69,7 @@ OAUTH_CC_T_SET=not used
 		t.Errorf("got %q", ours)
 	}
 	for _, bad := range []string{"no equals", "=x", "A B=c", "A= b", "A=\tb"} {
-		writeFile(t, file, "X=y\n"+bad)
+		servertest.WriteFile(t, file, "X=y\n"+bad)
 		if err := loadEnvFiles([]string{file}); err == nil || !strings.Contains(err.Error(), "line 2 ") {
 			t.Errorf("%q: got %v", bad, err)
 		}

@@ -1,70 +1,78 @@
 package oauthcc
 
 import (
-	"context"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
-// The events that Caddy's events app is told.
+// The events that the handler emits.
 const (
 	eventObtained = "oauth_cc.token_obtained"
 	eventFailed   = "oauth_cc.token_failed"
 	eventRejected = "oauth_cc.token_rejected"
 )
 
-// maxEvents is how many events of a handler can wait to be told. When there are more, since
-// whoever is told takes long, the rest is lost.
+// maxEvents is how many events of an oauth_cc handler can wait. If subscribers are slow, further events are lost.
 const maxEvents = 64
 
-// eventQueue holds the events of a handler until they have been told, one after the other.
+// eventQueue holds the events of a handler until their handlers have run, one event after the other.
 type eventQueue struct {
 	waiting chan event
-	lost    atomic.Bool // this has been said
+	lost    atomic.Bool // events were lost, and the log says so
 }
 
 func newEventQueue() *eventQueue { return &eventQueue{waiting: make(chan event, maxEvents)} }
 
-// emit has whoever wants to know told of the event. It does not wait for that.
-func (h *Handler) emit(name string, data func() map[string]any) {
-	if h.eventQueue == nil {
+// emit queues an event. It doesn't wait for the event's handlers: requests and fetches go on meanwhile. data is
+// called later, if anybody has subscribed.
+func (o *reporter) emit(name string, data func() map[string]any) {
+	if o.eventQueue == nil {
 		return
 	}
-	if h.ctx.Err() != nil { // a fetch has outlived its configuration
-		if successor := handlers.runningWith(h.key); successor != nil {
-			h = successor
+	if o.ctx.Err() != nil { // the fetch has outlived its configuration, whose events nobody handles any more
+		if successor := o.successor(); successor != nil {
+			o = successor
 		}
 	}
-	h.enqueue(event{name, data})
+	o.enqueue(event{name, data})
 }
 
-// event waits to be told.
+// successor is the reporter of the running configuration that has the same grant, or nil.
+func (o *reporter) successor() *reporter {
+	if h := handlers.runningWith(o.key); h != nil {
+		return &h.reporter
+	}
+	return nil
+}
+
+// event is one that waits for its handlers.
 type event struct {
 	name string
 	data func() map[string]any
 }
 
-func (h *Handler) enqueue(e event) {
-	if h.eventQueue == nil {
+func (o *reporter) enqueue(e event) {
+	if o.eventQueue == nil {
 		return
 	}
 	select {
-	case h.eventQueue.waiting <- e:
+	case o.eventQueue.waiting <- e:
 	default:
-		if h.eventQueue.lost.CompareAndSwap(false, true) {
-			h.logger.Warn("events are lost, since their handlers take too long", h.named(zap.String("event", e.name))...)
+		if o.eventQueue.lost.CompareAndSwap(false, true) {
+			o.logger.Warn("events are lost, since their handlers take too long", o.grantFields(zap.String("event", e.name))...)
 		}
 	}
 }
 
-// handOver leaves what is not told yet to the configuration that takes over, if there is one:
-// these, and what waits.
-func (h *Handler) handOver(first ...event) {
-	successor := handlers.runningWith(h.key)
-	if successor == nil || successor == h {
+// handOver gives the waiting events to the reporter of the next configuration, if there is one. first come before
+// them.
+func (o *reporter) handOver(first ...event) {
+	successor := o.successor()
+	if successor == nil || successor == o {
 		return
 	}
 	for _, e := range first {
@@ -72,7 +80,7 @@ func (h *Handler) handOver(first ...event) {
 	}
 	for {
 		select {
-		case e := <-h.eventQueue.waiting:
+		case e := <-o.eventQueue.waiting:
 			successor.enqueue(e)
 		default:
 			return
@@ -80,47 +88,47 @@ func (h *Handler) handOver(first ...event) {
 	}
 }
 
-// tellEvents tells of the events until the configuration ends. It begins when that runs:
-// before, subscriptions are still being made.
-func (h *Handler) tellEvents() {
+// runEvents emits the waiting events until the configuration ends. It starts when the configuration runs, as
+// subscriptions are made until then.
+func (o *reporter) runEvents() {
 	for {
 		select {
-		case e := <-h.eventQueue.waiting:
-			if h.ctx.Err() != nil { // the select may choose either
-				h.handOver(e)
+		case e := <-o.eventQueue.waiting:
+			if o.ctx.Err() != nil { // the select may choose either
+				o.handOver(e)
 				return
 			}
-			if h.events.ShouldEmit(e.name) {
-				h.events.Emit(h.ctx, e.name, e.data())
+			if o.events.ShouldEmit(e.name) {
+				o.events.Emit(o.ctx, e.name, e.data())
 			}
-		case <-h.ctx.Done():
-			h.handOver()
+		case <-o.ctx.Done():
+			o.handOver()
 			return
 		}
-		if len(h.eventQueue.waiting) == 0 {
-			h.eventQueue.lost.Store(false)
+		if len(o.eventQueue.waiting) == 0 {
+			o.eventQueue.lost.Store(false)
 		}
 	}
 }
 
-// announce tells of the outcome of a fetch as an event.
-func (s *grantSource) announce(o outcome) {
+// announce emits the outcome of a fetch.
+func (o *reporter) announce(outcome tokencache.Outcome) {
 	name := eventObtained
-	if o.failure != nil {
+	if outcome.Failure != nil {
 		name = eventFailed
 	}
-	s.h.emit(name, func() map[string]any {
-		data := map[string]any{"endpoint": o.endpoint, "client_id": o.clientID, "trigger": string(o.trigger)}
-		if o.failure == nil {
-			data["token"] = fingerprint(o.granted.value)
-			data["expires_at"] = o.granted.sent.Add(o.granted.lifetime).UTC().Format(time.RFC3339)
-			data["shared"] = o.granted.adopted
+	o.emit(name, func() map[string]any {
+		data := map[string]any{"endpoint": outcome.Endpoint, "client_id": outcome.ClientID, "trigger": string(outcome.Trigger)}
+		if outcome.Failure == nil {
+			data["token"] = tokencache.Fingerprint(outcome.Granted.Value)
+			data["expires_at"] = outcome.Granted.Sent.Add(outcome.Granted.Lifetime).UTC().Format(time.RFC3339)
+			data["shared"] = outcome.Granted.Adopted
 			return data
 		}
-		data["error"] = o.failure.errorCode()
-		data["status"] = o.failure.status
-		data["usable"] = o.usable
-		data["next_try"] = o.retryAt.UTC().Format(time.RFC3339)
+		data["error"] = outcome.Failure.ErrorCode()
+		data["status"] = outcome.Failure.Status
+		data["usable"] = outcome.Usable
+		data["next_try"] = outcome.RetryAt.UTC().Format(time.RFC3339)
 		return data
 	})
 }
@@ -130,42 +138,4 @@ func (s *grantSource) announce(o outcome) {
 var challengeErrors = []string{
 	"invalid_request", "invalid_token", "insufficient_scope", "invalid_dpop_proof", "use_dpop_nonce",
 	"insufficient_user_authentication",
-}
-
-// announceRejection tells of a rejected token as an event, without holding up its request.
-func (s *grantSource) announceRejection(t *token, status int, code string) {
-	if !slices.Contains(challengeErrors, code) {
-		code = ""
-	}
-	s.h.emit(eventRejected, func() map[string]any {
-		endpoint, clientID := s.name()
-		return map[string]any{
-			"endpoint": endpoint, "client_id": clientID, "token": fingerprint(t.value), "status": status, "error": code,
-		}
-	})
-}
-
-// name is the endpoint and the client of the grant, as logs have them.
-func (s *grantSource) name() (endpoint, clientID string) {
-	if s.h.table == nil {
-		public := s.public()
-		return public.endpointName(), public.clientID
-	}
-	ctx, cancel := context.WithTimeout(s.h.ctx, changeLookup)
-	defer cancel()
-	request, err := s.resolveWithin(ctx)
-	if err != nil {
-		return s.h.public.endpoint, s.h.public.clientID
-	}
-	return request.endpointName(), request.clientID
-}
-
-// public is what may be told of the grant, with the endpoint of an issuer once it is known.
-func (s *grantSource) public() grantRequest {
-	public := s.h.public
-	if server := s.server().known(public.issuer); server != nil {
-		public.endpoint = server.endpointFor(public)
-		public.endpoint = public.endpointName()
-	}
-	return public
 }

@@ -1,323 +1,376 @@
 package oauthcc
 
 import (
-	"context"
 	"errors"
-	"io"
+	"hash/maphash"
 	"net/http"
-	"slices"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/dpop"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/replay"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
-// exchange is a request on its way upstream: once, or again with another token, and with
-// DPoP once more for each of these where the upstream wants a nonce of its own. It judges
-// the response to an attempt while that is still in hand.
+// rejectionRules say how a configuration treats rejected tokens.
+type rejectionRules struct {
+	statuses   []int          // with which the upstream rejects a token; empty for none
+	bodyLimit  int64          // of what is recorded of a request's body, in bytes
+	bodyBudget *replay.Budget // of all requests together
+}
+
+// exchange is one request on its way upstream, with all its attempts. A rejected token is replaced, usually
+// once. With DPoP, each token gets one more attempt if the upstream asks for a nonce. Each answer is judged
+// before any of it reaches the client.
 type exchange struct {
-	guard
-	h     *Handler
-	src   *grantSource
-	r     *http.Request
-	repl  *caddy.Replacer
-	saved *savedRequest
-	tape  *tape  // nil without a body
-	token *token // nil if there is none
+	// Set once.
+	h    *Handler
+	src  *grantSource // nil if there is no token
+	repl *caddy.Replacer
+	once bool // the first answer passes, whatever it is
 
-	client       context.Context // the client's, which outlives each attempt but the last
-	first        attemptContext
-	body         io.ReadCloser    // of the next attempt
-	renewed      bool             // the token is another one than at first
-	renewedAgain bool             // and so is that, after another gateway's
-	bare         bool             // the rejection did not say that the token was at fault
-	outcome      rejectionOutcome // of the rejection of the first token
-	nonce        string           // that the upstream wants with this token; empty until it has told
-	failure      error            // why there is no other token
+	attempts replay.Attempts
+	writer   tokenlessWriter // for answers that pass
+	current  attempt
 
-	method, path string // that the proof is for
+	// What has become of the request so far.
+	invalid bool             // the last rejection says that the token is not valid
+	outcome rejectionOutcome // of the rejection of the first token
+	failure error            // why there is no other token
 }
 
-func (x *exchange) serve(next caddyhttp.Handler) error {
-	if hasBody(x.r) {
-		limit := x.h.replayLimit
-		if x.isLast() {
-			limit = 0
-		}
-		x.tape = newTape(x.r, limit, x.h.budget, x.h.ownHeaders...)
-		defer x.tape.release()
+// attempt is what distinguishes one sending of the request from another.
+type attempt struct {
+	token    *tokencache.Token // nil if there is none
+	from     time.Time         // it is not sent before that time
+	renewals int               // how often the token was replaced by another one, but for the next:
+	fellBack bool              // it was replaced by the one before it
+	isOlder  bool              // the token was asked for before the one that it replaces was rejected
+	nonce    string            // that the upstream wants with this token; empty until it has told
+
+	method, path string // that the DPoP proof is for
+}
+
+// serve sends the request until an answer passes.
+func (x *exchange) serve(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	x.writer = x.h.carrier.tokenless(w, r)
+	x.attempts.Begin(&x.writer, r, x)
+	defer x.attempts.End()
+	defer x.h.carrier.detachAtEnd(r, r.Header)
+	if x.h.carrier.prover != nil {
+		x.attempts.Keep(dpop.NonceHeader)
 	}
-	x.body = x.r.Body
-	x.saved = saveRequest(x.r, x.Header())
-	defer x.saved.release()
-	x.client, x.judge = x.r.Context(), x
+	limit := x.h.rejections.bodyLimit
+	if x.isLast(x.current) {
+		limit = 0
+	}
+	x.attempts.RecordBody(limit, x.h.rejections.bodyBudget, x.h.carrier.fields)
 	defer x.count()
-
-	for c := &x.first; ; c = new(attemptContext) {
-		dropped, err := x.attempt(c, next)
+	for {
+		if err := x.attach(r); err != nil {
+			return err
+		}
+		if x.isLast(x.current) {
+			return x.attempts.SendLast(next)
+		}
+		dropped, err := x.attempts.Send(next)
 		if !dropped {
-			return x.h.detach(x.r, err)
+			return err
 		}
-		x.restore(c)
-		if x.failure != nil {
-			if err := x.h.withoutToken(x, x.repl, x.failure); err != nil {
-				return err
-			}
+		if x.failure == nil {
+			continue
 		}
-		if x.isLast() {
-			return x.h.detach(x.r, x.send(next))
+		if err := x.h.answerWithoutToken(&x.attempts, x.repl, x.failure); err != nil {
+			return err
 		}
+		x.failure = nil
 	}
 }
 
-// isLast reports whether the response to the next attempt is final.
-func (x *exchange) isLast() bool {
-	return x.token == nil || x.renewed && !x.canRenewAgain() && (x.h.prover == nil || x.nonce != "")
+// isLast reports whether the answer to an attempt is final.
+func (x *exchange) isLast(a attempt) bool {
+	return a.token == nil || x.once || !a.mayRenew() && (x.h.carrier.prover == nil || a.nonce != "")
 }
 
-// canRenewAgain reports whether the token comes from another gateway, and can be as old as
-// the one that was rejected.
-func (x *exchange) canRenewAgain() bool {
-	return x.token.adopted && !x.renewedAgain
+// mayRenew reports whether the token may be replaced if it is rejected: once, and once more if both may
+// have been revoked.
+func (a attempt) mayRenew() bool {
+	return a.renewals == 0 || a.renewals == 1 && a.isOlder
 }
 
-// attempt sends the request in a context of its own, in the request that the placeholders
-// look at. That is not cancelled when all goes well, for handlers that come after this
-// one. What became of a response that was dropped is of no interest, be it an error or the
-// panic with which Caddy's proxy gives up writing.
-func (x *exchange) attempt(c *attemptContext, next caddyhttp.Handler) (dropped bool, err error) {
-	c.Context, x.cutOff = context.WithCancel(x.client)
-	x.inContext(c)
-	defer func() {
-		if !x.dropped {
-			return
-		}
-		if reason := recover(); reason != nil && reason != http.ErrAbortHandler {
-			panic(reason)
-		}
-		dropped, err = true, nil
-	}()
-	return false, x.send(next)
-}
-
-// send attaches the token and passes the request on.
-func (x *exchange) send(next caddyhttp.Handler) error {
-	if err := x.src.attach(x.r, x.token, x.nonce); err != nil {
-		return err
-	}
-	if x.h.prover == nil || x.token == nil {
-		return next.ServeHTTP(&x.guard, x.r)
-	}
-	x.method, x.path = x.r.Method, x.r.URL.EscapedPath()
-	return next.ServeHTTP(&x.guard, x.r)
-}
-
-// restore makes request and response what they were before an attempt.
-func (x *exchange) restore(c *attemptContext) {
-	x.guard.reset()
-	if x.tape != nil {
-		x.tape.settle()
-	}
-	c.end()
-	x.inContext(x.client)
-	x.saved.restore(x.r, x.Header())
-	x.r.Body = x.body
-}
-
-// inContext changes the request's context in place.
-func (x *exchange) inContext(ctx context.Context) {
-	*x.r = *x.r.WithContext(ctx)
-}
-
-// verdict implements judge: it finds out whether the token or the proof was at fault and,
-// if so, whether there is another one to replay the request with.
-func (x *exchange) verdict(status int, header http.Header) (int, bool) {
-	rejected := slices.Contains(x.h.retryStatus, status)
-	code := x.h.challengeError(status, header)
-	if x.h.prover != nil {
-		nonce := x.h.prover.learn(header)
-		if x.token != nil && (rejected || isOfProof(code)) && (x.method != x.r.Method || x.path != x.r.URL.EscapedPath()) {
-			x.h.reportRewritten()
-		}
-		if code == "use_dpop_nonce" && nonce != "" && x.useNonce(nonce) {
-			return status, true
-		}
-	}
-	if rejected && x.token != nil {
-		x.noteRejection(status, code)
-	}
+// replacedBy is the attempt after this one, which was rejected at that time, with the next token. That
+// can be nil.
+func (a attempt) replacedBy(t *tokencache.Token, rejectedAt time.Time) attempt {
+	next := attempt{token: t, from: time.Now(), renewals: a.renewals, fellBack: a.fellBack}
 	switch {
-	case x.token != nil && isOfProof(code):
-		x.decide(rejectionPassed)
-		x.reportRefusedProof(code)
-	case rejected && x.token != nil && (!x.renewed || x.canRenewAgain()) && x.renew(code):
+	case t == nil:
+	case t.Fallback && !a.fellBack:
+		next.fellBack = true
+	default:
+		next.renewals++
+		next.isOlder = t.AskedBefore(rejectedAt)
+	}
+	return next
+}
+
+// attach adds the token of the current attempt to the request.
+func (x *exchange) attach(r *http.Request) error {
+	if x.current.token == nil {
+		return nil
+	}
+	if x.h.carrier.prover != nil {
+		x.current.method, x.current.path = r.Method, r.URL.EscapedPath()
+	}
+	return x.h.carrier.attach(r, x.src.prepare(x.current.token), x.current.nonce)
+}
+
+// Verdict implements replay.Judge.
+func (x *exchange) Verdict(status int, header http.Header) (int, bool) {
+	a := x.read(status, header)
+	if x.current.token != nil && !x.once && x.judge(a) {
 		return status, true
-	case x.renewed:
-		x.learn(rejected)
 	}
-	if x.tape != nil {
-		x.tape.stop()
-	}
-	if rejected && x.h.MaskRejection != 0 {
-		delete(header, "Www-Authenticate")
-		return x.h.MaskRejection, false
+	x.attempts.StopRecording()
+	if a.rejected && x.h.MaskRejection != 0 {
+		return maskRejection(status, header, x.h.MaskRejection), false
 	}
 	return status, false
 }
 
-// useNonce prepares to send the request again with the same token and the nonce that the
-// upstream wants (RFC 9449 §9), which is not the last one any more if another answer
-// comes in between. It reports whether that can be done.
-func (x *exchange) useNonce(nonce string) bool {
-	if x.nonce != "" || x.token == nil {
-		return false
+// judge finds out whether the token or the proof was at fault and, if so, whether there is another one
+// to send the request again with. It reports whether the answer is dropped: for that, or because there
+// is no token any more. The cases are rows of the table in README.md, "When the upstream rejects a
+// token". Those that depend on the token's past are in tokencache/rejection.go, behind renewAndReplay.
+func (x *exchange) judge(a answer) (dropped bool) {
+	if a.rejected || a.isOfProof() {
+		x.noticeRewrite()
 	}
-	x.nonce = nonce
-	return x.rewind()
-}
-
-// rewind prepares the body for another attempt.
-func (x *exchange) rewind() bool {
-	if x.tape == nil {
+	if a.wantsNonce() && x.useNonce(a) {
 		return true
 	}
-	cursor, ok := x.tape.rewind(x.isLast())
-	if ok {
-		x.body = cursor
+	if a.rejected {
+		x.noteRejection(a)
 	}
-	return ok
+	switch {
+	case a.isOfProof():
+		x.passProof(a)
+		return false
+	case !a.rejected:
+		x.noteAccepted(a)
+		return false
+	case a.code == "insufficient_scope" || a.code == "invalid_request": // the token was not at fault
+		x.passBlameless(a)
+		return false
+	case !x.current.mayRenew(): // the answer to the last attempt
+		x.passRejection(rejectionUncured)
+		return false
+	case !x.attempts.MayRepeat(a.status):
+		x.passCarriedOut()
+		return false
+	case !x.attempts.HoldBody():
+		x.passWithoutBody()
+		return false
+	}
+	return x.renewAndReplay()
 }
 
-// renew gets another token for a request that was rejected with this error code. It reports
-// whether the rejection is to be dropped: for a replay, or because there is no token any
-// more.
-func (x *exchange) renew(code string) bool {
-	if code == "insufficient_scope" || code == "invalid_request" {
-		x.decide(rejectionPassed)
-		return false
-	}
-	x.bare = code != "invalid_token"
-	if x.tape != nil && !x.tape.hold() {
-		x.decide(rejectionNotReplayable)
-		level := zapcore.DebugLevel
-		if x.src.grant.renewInBackground(x.client, x.token, x.bare, x.src) {
-			level = zapcore.WarnLevel // once for each token
+// renewAndReplay gets another token and has the request sent again with it. If none is due, the rejection
+// passes. If none can be had, the rejection is dropped: the failure is the answer, or with
+// allow_without_token the request is sent again without a token.
+func (x *exchange) renewAndReplay() (dropped bool) {
+	rejectedAt := time.Now()
+	t, err := x.src.grant.RenewRejected(x.attempts.ClientContext(), x.rejection(), x.src)
+	switch {
+	case errors.Is(err, tokencache.ErrNotRenewed):
+		if c := x.h.reporter.logger.Check(zapcore.DebugLevel, "the upstream rejected the token, and there is no other"); c != nil {
+			c.Write(x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(x.current.token.Value)))...)
 		}
-		x.h.logger.Log(level, "the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection",
-			x.h.named(zap.String("token", fingerprint(x.token.value)), zap.Int64("replay_buffer", x.h.replayLimit))...)
+		x.passRejection(rejectionPassed)
 		return false
-	}
-	t, err := x.src.grant.renew(x.client, x.token, x.bare, x.src)
-	if errors.Is(err, errNotRenewed) {
-		x.decide(rejectionPassed)
-		if c := x.h.logger.Check(zapcore.DebugLevel, "the upstream rejected the token, and there is no other"); c != nil {
-			c.Write(x.h.named(zap.String("token", fingerprint(x.token.value)))...)
-		}
-		return false
-	}
-	x.failure = err
-	if err != nil && !x.h.AllowWithoutToken {
-		if x.tape != nil {
-			x.body = x.tape.abandon()
-		}
+	case err != nil && !x.h.AllowWithoutToken:
+		x.failure = err
+		x.attempts.AbandonBody()
 		return true
 	}
-	rejected, renewed := x.token, x.renewed
-	x.token, x.renewed, x.renewedAgain, x.nonce = t, true, renewed, ""
-	if !x.rewind() {
-		x.token, x.renewed, x.renewedAgain = rejected, renewed, false
-		x.decide(rejectionNotReplayable)
+	next := x.current.replacedBy(t, rejectedAt)
+	if !x.attempts.RewindBody(x.isLast(next)) {
+		x.passRejection(rejectionNotReplayable)
 		return false
 	}
+	if next.fellBack && !x.current.fellBack {
+		x.reportFallback()
+	}
+	x.current, x.failure = next, err
 	x.repl.Set(statusPlaceholder, statusReplayed)
 	return true
 }
 
-// noteRejection takes note of a rejection, of which it is open what becomes of it.
-func (x *exchange) noteRejection(status int, code string) {
-	if x.outcome == notRejected {
-		x.outcome = rejectionUncured
+// reportFallback logs that the upstream does not take a new token yet, once for each token.
+func (x *exchange) reportFallback() {
+	level := zapcore.DebugLevel
+	if x.src.grant.NoteFallback(x.current.token) {
+		level = zapcore.WarnLevel
 	}
-	if x.src.grant.isRejected(x.token) {
-		x.src.announceRejection(x.token, status, code)
+	x.h.reporter.logger.Log(level, "the upstream does not take the new token yet; the one before it is used again for a while",
+		x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(x.current.token.Value)))...)
+}
+
+// passCarriedOut lets a rejection reach the client if what the request asks for may have been done.
+func (x *exchange) passCarriedOut() {
+	x.h.reporter.logger.Log(x.renewForOthers(), "the upstream rejected the token of a request that may have been carried out; the client gets the rejection",
+		x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(x.current.token.Value)), zap.String("method", x.attempts.Request().Method))...)
+	x.passRejection(rejectionNotReplayable)
+}
+
+// passWithoutBody lets a rejection reach the client if the body can't be sent again.
+func (x *exchange) passWithoutBody() {
+	x.h.reporter.logger.Log(x.renewForOthers(), "the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection",
+		x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(x.current.token.Value)), zap.Int64("replay_buffer", x.h.rejections.bodyLimit))...)
+	x.passRejection(rejectionNotReplayable)
+}
+
+// renewForOthers has the token renewed for the next request, as this one can't be sent again. It returns the level
+// at which that is logged.
+func (x *exchange) renewForOthers() zapcore.Level {
+	if x.src.grant.RenewRejectedInBackground(x.attempts.ClientContext(), x.rejection(), x.src) {
+		return zapcore.WarnLevel // once for each token
+	}
+	return zapcore.DebugLevel
+}
+
+// passRejection records a rejection that reaches the client. outcome is for the first token: a renewed token
+// that is rejected stays uncured.
+func (x *exchange) passRejection(outcome rejectionOutcome) {
+	if x.current.renewals == 0 {
+		x.outcome = outcome
+		return
+	}
+	if x.src.grant.NoteUncured(x.rejection()) {
+		x.h.reporter.logger.Warn("the upstream rejected the renewed token as well; the client gets the rejection",
+			x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(x.current.token.Value)))...)
 	}
 }
 
-// decide notes what becomes of a rejection after which the request is not sent once more. It
-// changes nothing for one that already was.
-func (x *exchange) decide(outcome rejectionOutcome) {
-	if x.outcome != notRejected && !x.renewed {
-		x.outcome = outcome
+// noteRejection records a rejection. Until more is known, it counts as uncured.
+func (x *exchange) noteRejection(a answer) {
+	x.invalid = a.invalid
+	if x.outcome == notRejected {
+		x.outcome = rejectionUncured
+	}
+	if x.src.grant.NoteRejection(x.current.token) {
+		x.src.announceRejection(x.current.token, a.status, a.code)
 	}
 }
+
+// passBlameless records a rejection that reaches the client and is not due to the token.
+func (x *exchange) passBlameless(a answer) {
+	x.outcome = rejectionPassed
+	switch {
+	case a.code == "insufficient_scope": // so the upstream took it
+		x.noteTaken()
+	case x.current.renewals > 0: // it rejects the new one no more
+		x.src.grant.NoteCured()
+	}
+}
+
+// noteAccepted records an answer that is no rejection.
+func (x *exchange) noteAccepted(a answer) {
+	if x.outcome != notRejected {
+		x.outcome = rejectionCured
+	}
+	switch {
+	case !a.isError:
+		x.noteTaken()
+	case x.current.renewals > 0 && a.status/100 == 4: // other errors can come from who does not look at tokens
+		x.src.grant.NoteCured()
+	}
+}
+
+// noteTaken records that the upstream took the token.
+func (x *exchange) noteTaken() {
+	if x.current.renewals > 0 {
+		x.src.grant.NoteCured()
+	}
+	x.src.grant.NoteAccepted(x.current.token, x.current.from, x.subject)
+}
+
+// rejection is the current one, for the cache.
+func (x *exchange) rejection() tokencache.Rejection {
+	return tokencache.Rejection{Token: x.current.token, Subject: x.subject(), Invalid: x.invalid}
+}
+
+// subject is what the request asks for. Of the same client, an API judges requests for the same resource alike.
+func (x *exchange) subject() tokencache.Subject {
+	r := x.attempts.Request()
+	var h maphash.Hash
+	h.SetSeed(subjectSeed)
+	for _, part := range []string{r.Method, r.Host, r.URL.Path} {
+		_, _ = h.WriteString(part)
+		_ = h.WriteByte(0)
+	}
+	return tokencache.Subject(max(1, h.Sum64()))
+}
+
+var subjectSeed = maphash.MakeSeed()
 
 // count counts the request if its token was rejected.
 func (x *exchange) count() {
 	if x.outcome != notRejected {
-		x.h.metrics.rejections[x.outcome].Inc()
+		x.h.reporter.metrics.rejections[x.outcome].Inc()
 	}
 }
 
-// challengeError is the error code that the upstream's challenge gives.
-func (h *Handler) challengeError(status int, header http.Header) string {
-	lines := header["Www-Authenticate"]
-	if status < 400 || len(lines) == 0 {
-		return ""
+// useNonce prepares another attempt with the same token and the nonce of the answer. The nonce is kept here, since other
+// answers can replace the prover's last one. It reports false if the request can't be sent again.
+func (x *exchange) useNonce(a answer) bool {
+	if x.current.nonce != "" || !x.attempts.MayRepeat(a.status) {
+		return false
 	}
-	if h.prover != nil {
-		if code := challengeError(lines, typeDPoP); code != "" {
-			return code
-		}
+	next := x.current
+	next.nonce = a.nonce
+	if !x.attempts.RewindBody(x.isLast(next)) {
+		return false
 	}
-	code := challengeError(lines, typeBearer)
-	if h.prover == nil && isOfProof(code) {
-		return "" // there is none
-	}
-	return code
+	x.current = next
+	return true
 }
 
-// isOfProof reports whether an error code is about a DPoP proof, and not about the token
-// (RFC 9449 §7.1 and §9).
-func isOfProof(code string) bool {
-	return code == "use_dpop_nonce" || code == "invalid_dpop_proof"
-}
-
-// learn takes note of the answer to a replay.
-func (x *exchange) learn(rejected bool) {
-	switch {
-	case x.token == nil:
-	case !rejected:
-		x.outcome = rejectionCured
-		x.src.grant.cured()
-	case x.src.grant.notCured(x.token, x.bare):
-		x.h.logger.Warn("the upstream rejected the renewed token as well; the client gets the rejection",
-			x.h.named(zap.String("token", fingerprint(x.token.value)))...)
-	}
-}
-
-// reportRewritten tells, once, that proofs are made too early. reverse_proxy's own rewrite
-// can't be seen from here.
-func (h *Handler) reportRewritten() {
-	if h.prover.toldRewritten.CompareAndSwap(false, true) {
-		h.logger.Error("the method or the path was changed after the DPoP proof for it was made, so the upstream refuses it; put oauth_cc after what changes them",
-			h.named()...)
-	}
-}
-
-// reportRefusedProof tells, once for each token, that the upstream does not accept a proof.
-func (x *exchange) reportRefusedProof(code string) {
-	if !x.src.grant.notProven(x.token) {
+// noticeRewrite logs, once, that proofs are made too early. reverse_proxy's own rewrite can't be seen
+// from here.
+func (x *exchange) noticeRewrite() {
+	c, r := &x.h.carrier, x.attempts.Request()
+	if c.prover == nil || x.current.method == r.Method && x.current.path == r.URL.EscapedPath() {
 		return
 	}
-	h, r := x.h, x.r
+	if c.toldRewritten.CompareAndSwap(false, true) {
+		x.h.reporter.logger.Error("the method or the path was changed after the DPoP proof for it was made, so the upstream refuses it; put oauth_cc after what changes them",
+			x.h.reporter.grantFields()...)
+	}
+}
+
+// passProof lets the refusal of a proof reach the client: another token would not help. It is logged
+// once for each token.
+func (x *exchange) passProof(a answer) {
+	if x.outcome != notRejected && x.current.renewals == 0 {
+		x.outcome = rejectionPassed
+	}
+	if !x.src.grant.NoteRefusedProof(x.current.token) {
+		return
+	}
 	hint := "check that dpop has the origin by which the upstream knows itself, that nothing changes the path after oauth_cc, and the clocks of both sides"
-	if code == "use_dpop_nonce" {
+	if a.code == "use_dpop_nonce" {
 		hint = "the upstream wants a nonce; it gave none, or did not take the one it gave, or the request's body can't be sent again"
 	}
-	h.logger.Warn("the upstream refuses the DPoP proof; the client gets the rejection", h.named(
-		zap.String("error", code),
-		zap.String("proof_method", proofMethod(r)),
-		zap.String("proof_origin", h.prover.origin),
+	x.h.reporter.logger.Warn("the upstream refuses the DPoP proof; the client gets the rejection", x.h.reporter.grantFields(
+		zap.String("error", a.code),
+		zap.String("proof_method", dpop.Method(x.attempts.Request())),
+		zap.String("proof_origin", x.h.carrier.prover.Origin),
 		zap.String("hint", hint))...)
 }
+
+// Interface guard
+var _ replay.Judge = (*exchange)(nil)

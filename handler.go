@@ -5,14 +5,18 @@ import (
 	"errors"
 	"math"
 	"net/http"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/replay"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
 // Placeholders that the handler sets on a request.
@@ -33,84 +37,118 @@ const (
 // statusClientClosedRequest is what Caddy logs for a client that did not wait.
 const statusClientClosedRequest = 499
 
-// ServeHTTP attaches a token to the request and passes it on. If the upstream rejects
-// the token, the request is sent once more with another one.
+// ServeHTTP finds the token for the request, attaches it and passes the request on. exchange handles what
+// follows if the upstream rejects the token.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	repl := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if h.KeepClientAuthorization && slices.ContainsFunc(r.Header[h.headerName], func(v string) bool { return v != "" }) {
+	if h.KeepClientAuthorization && h.carrier.hasClientToken(r) {
 		repl.Set(statusPlaceholder, statusNone)
 		return next.ServeHTTP(w, r)
 	}
-	if r.Method == http.MethodTrace {
-		// The answer repeats the request to the client (RFC 9110 §9.3.8).
+	if isRepeated(r.Method) {
 		repl.Set(statusPlaceholder, statusNone)
-		h.removeClientToken(r)
-		return next.ServeHTTP(w, r)
+		h.carrier.removeClientToken(r)
+		return h.passOnce(w, r, nil, nil, next)
 	}
-	var t *token
+	if isPreflight(r) {
+		return h.servePreflight(w, r, repl, next)
+	}
+
 	src, err := h.sourceFor(repl)
+	now := time.Now()
+	var t *tokencache.Token
 	if err == nil {
 		defer src.release()
-		t, err = src.token(r.Context(), repl)
+		t, err = src.tokenFor(r.Context(), repl, now)
 	}
 	if err != nil {
 		if !errors.Is(err, context.Canceled) { // else the client did not wait for it
-			h.metrics.none.Inc()
+			h.reporter.metrics.none.Inc()
 		}
-		if err = h.withoutToken(w, repl, err); err != nil {
+		if err = h.answerWithoutToken(w, repl, err); err != nil {
 			return err
 		}
 	}
-	h.removeClientToken(r)
 
-	if len(h.retryStatus) == 0 && h.prover == nil {
-		if r.Trailer != nil && r.Body != nil {
-			newTape(r, 0, h.budget, h.ownHeaders...)
-		}
-		if err := src.attach(r, t, ""); err != nil {
-			return err
-		}
-		return h.detach(r, next.ServeHTTP(w, r))
+	h.carrier.removeClientToken(r)
+	if !h.judgesAnswers() {
+		return h.passOnce(w, r, src, t, next)
 	}
-	x := &exchange{h: h, src: src, r: r, repl: repl, token: t}
-	x.ResponseWriter = w
-	return x.serve(next)
+	x := &exchange{h: h, src: src, repl: repl, current: attempt{token: t, from: now}}
+	return x.serve(w, r, next)
 }
 
-// token returns the token for a request, and notes where it came from. Only a request that
-// finds none which can be served has to wait for one.
-func (s *grantSource) token(ctx context.Context, repl *caddy.Replacer) (*token, error) {
-	now := time.Now()
-	t := s.grant.current.Load()
-	switch {
-	case t != nil && !s.hold(t).staleFrom.passed(now):
-		repl.Set(statusPlaceholder, statusFresh)
-		s.h.metrics.fresh.Inc()
-	case t.usable(now):
-		repl.Set(statusPlaceholder, statusStale)
-		s.h.metrics.stale.Inc()
-		s.grant.renewAhead(ctx, t, s)
-	default:
-		var err error
-		if t, err = s.grant.get(ctx, s); err != nil {
-			return nil, err
-		}
-		repl.Set(statusPlaceholder, statusFetched)
-		s.h.metrics.fetched.Inc()
+// isRepeated reports whether the answer to a request with this method repeats the request to the client (RFC 9110
+// §9.3.8), with the token in it. Not all servers care how the method is written, and TRACK is Microsoft's TRACE.
+func isRepeated(method string) bool {
+	return strings.EqualFold(method, http.MethodTrace) || strings.EqualFold(method, "TRACK")
+}
+
+// tokenFor returns the token for a request, and notes where it came from. A request waits only if there is none or
+// a due one.
+func (s *grantSource) tokenFor(ctx context.Context, repl *caddy.Replacer, now time.Time) (*tokencache.Token, error) {
+	cached := s.grant.Current()
+	if s.takeTimely(ctx, repl, cached, now) {
+		return cached, nil
 	}
-	s.grant.uses.Add(1)
+	t, err := s.grant.Get(ctx, s)
+	switch {
+	case err != nil:
+		return nil, err
+	case t == cached: // there was no other
+		s.take(repl, statusStale, s.h.reporter.metrics.stale)
+	case t.AskedBefore(now) && s.takeTimely(ctx, repl, t, now): // it is tried again
+	default:
+		s.take(repl, statusFetched, s.h.reporter.metrics.fetched)
+	}
 	return t, nil
 }
 
-// withoutToken decides what becomes of a request for which there is no token. It
-// returns nil if it may be proxied all the same.
-func (h *Handler) withoutToken(w http.ResponseWriter, repl *caddy.Replacer, err error) error {
+// tokenAtHand returns the token for a request that does not wait, and notes where it came from. It is nil if there is
+// none.
+func (s *grantSource) tokenAtHand(ctx context.Context, repl *caddy.Replacer) *tokencache.Token {
+	now := time.Now()
+	if t := s.grant.Current(); s.takeTimely(ctx, repl, t, now) {
+		return t
+	}
+	t := s.grant.Live(now)
+	if t != nil {
+		s.take(repl, statusStale, s.h.reporter.metrics.stale)
+	}
+	return t
+}
+
+// takeTimely takes a token for a request if it is fresh or stale. The cases are those of tokencache.StateOf, with the
+// staleFrom that prepare keeps.
+func (s *grantSource) takeTimely(ctx context.Context, repl *caddy.Replacer, t *tokencache.Token, now time.Time) bool {
+	switch {
+	case t != nil && !s.prepare(t).staleFrom.Passed(now):
+		s.take(repl, statusFresh, s.h.reporter.metrics.fresh)
+	case t.Timely(now):
+		s.take(repl, statusStale, s.h.reporter.metrics.stale)
+		s.grant.RenewAhead(ctx, t, s)
+	default:
+		return false
+	}
+	return true
+}
+
+// take notes where the token of a request came from. status is a string; as an interface it costs no allocation.
+func (s *grantSource) take(repl *caddy.Replacer, status any, counter prometheus.Counter) {
+	repl.Set(statusPlaceholder, status)
+	counter.Inc()
+	s.grant.CountUse()
+}
+
+// answerWithoutToken returns the error for a request without a token, or nil if the request may be proxied without
+// one. It sets the placeholders.
+func (h *Handler) answerWithoutToken(w http.ResponseWriter, repl *caddy.Replacer, err error) error {
 	repl.Set(statusPlaceholder, statusNone)
 	if missing, ok := errors.AsType[*missingValueError](err); ok {
-		h.logger.Error("no token for a request", h.named(zap.Error(missing))...)
-		err = &unavailableError{cause: &fetchError{class: classRefused, unsent: true}}
+		h.reporter.logger.Error("no token for a request", h.reporter.grantFields(zap.Error(missing))...)
+		err = &tokencache.UnavailableError{Cause: &endpoint.Error{Class: endpoint.ClassRefused, Unsent: true}}
 	}
-	failure, ok := errors.AsType[*unavailableError](err)
+	failure, ok := errors.AsType[*tokencache.UnavailableError](err)
 	if !ok {
 		// The client did not wait for the token, or was not allowed to.
 		if errors.Is(err, context.DeadlineExceeded) {
@@ -118,119 +156,43 @@ func (h *Handler) withoutToken(w http.ResponseWriter, repl *caddy.Replacer, err 
 		}
 		return caddyhttp.Error(statusClientClosedRequest, err)
 	}
-	repl.Set(errorPlaceholder, failure.cause.errorCode())
+	repl.Set(errorPlaceholder, failure.Cause.ErrorCode())
 	if h.AllowWithoutToken {
 		return nil
 	}
-	return caddyhttp.Error(failure.answer(w.Header()), failure)
+	return caddyhttp.Error(statusFor(failure, w.Header()), failure)
 }
 
-// answer returns the status by which a caller is told of the failure, and sets the header
-// that says when to come back (RFC 9110 §10.2.3).
-func (e *unavailableError) answer(header http.Header) int {
-	if !e.cause.transient() {
+// statusFor returns the status for the client, and sets Retry-After (RFC 9110 §10.2.3).
+func statusFor(e *tokencache.UnavailableError, header http.Header) int {
+	if !e.Cause.IsTransient() {
 		return http.StatusBadGateway
 	}
-	seconds := max(1, int(math.Ceil(time.Until(e.retryAt).Seconds())))
+	seconds := max(1, int(math.Ceil(time.Until(e.RetryAt).Seconds())))
 	header.Set("Retry-After", strconv.Itoa(seconds))
-	if e.cause.class == classTimeout && !e.waiting {
+	if e.Cause.Class == endpoint.ClassTimeout && !e.Waiting && !e.Again {
 		return http.StatusGatewayTimeout
 	}
 	return http.StatusServiceUnavailable
 }
 
-// removeClientToken takes away what the client sent in the token's place. A client
-// that names the token's header in Connection would have the proxy strip our token
-// as well (RFC 9110 §7.6.1).
-func (h *Handler) removeClientToken(r *http.Request) {
-	for _, name := range h.ownHeaders {
-		delete(r.Header, name)
-	}
-	lines, ok := r.Header["Connection"]
-	if !ok {
-		return
-	}
-	var kept []string
-	for _, line := range lines {
-		options := slices.DeleteFunc(strings.Split(line, ","), func(option string) bool {
-			option = strings.TrimSpace(option)
-			return slices.ContainsFunc(h.ownHeaders, func(name string) bool { return strings.EqualFold(option, name) })
-		})
-		if len(options) > 0 {
-			kept = append(kept, strings.Join(options, ","))
-		}
-	}
-	if len(kept) == 0 {
-		delete(r.Header, "Connection")
-		return
-	}
-	r.Header["Connection"] = kept
+// judgesAnswers reports whether an answer of the upstream can be a reason to send a request again.
+func (h *Handler) judgesAnswers() bool {
+	return len(h.rejections.statuses) > 0 || h.carrier.prover != nil
 }
 
-// attach sets the token's header, and that of the proof, with this nonce or the last one if
-// it is empty. The slices are the request's own: header operations change values in place.
-func (s *grantSource) attach(r *http.Request, t *token, nonce string) error {
+// passOnce sends a request whose answer is final. t is nil without a token.
+func (h *Handler) passOnce(w http.ResponseWriter, r *http.Request, src *grantSource, t *tokencache.Token, next caddyhttp.Handler) error {
 	if t == nil {
-		return nil
+		return replay.SendOnce(next, w, r, h.carrier.fields)
 	}
-	h, held := s.h, s.hold(t)
-	r.Header[h.headerName] = []string{held.header}
-	if h.prover == nil {
-		return nil
-	}
-	if err := h.prover.prove(r, held.hash, nonce); err != nil {
-		return caddyhttp.Error(http.StatusInternalServerError, err)
-	}
-	return nil
-}
-
-// detach takes the token away again from a request that goes on to an error route,
-// which may send it elsewhere. It returns err.
-func (h *Handler) detach(r *http.Request, err error) error {
-	if err != nil {
-		for _, name := range h.ownHeaders {
-			delete(r.Header, name)
-		}
-	}
-	return err
-}
-
-// heldToken is what a handler makes of a token.
-type heldToken struct {
-	token     *token
-	header    string // the value of the token's header
-	hash      string // of the token, for proofs; empty without
-	staleFrom moment // from then on it is renewed in the background
-}
-
-// hold makes it. A handler with one grant keeps it for as long as the token is used, so that
-// not every request does it anew.
-func (s *grantSource) hold(t *token) heldToken {
-	h := s.h
-	if h.table != nil {
-		return h.makeHeld(t)
-	}
-	if held := h.held.Load(); held != nil && held.token == t {
-		return *held
-	}
-	held := h.makeHeld(t)
-	h.held.Store(&held)
-	return held
-}
-
-func (h *Handler) makeHeld(t *token) heldToken {
-	held := heldToken{token: t, header: t.bearer, staleFrom: h.refreshAhead.staleFrom(t)}
-	if h.scheme != bearerScheme {
-		held.header = h.scheme + t.value
-	}
-	if h.prover != nil {
-		held.hash = hashToken(t.value)
-	}
-	return held
-}
-
-// hasBody reports whether the client's request has one, or trailers, which come at a
-// body's end however short it is. A wrapped http.NoBody is only known by its length.
-func hasBody(r *http.Request) bool {
-	return r.Body != nil && r.Body != http.NoBody && (r.ContentLength != 0 || r.Trailer != nil)
+	defer h.carrier.detachAtEnd(r, r.Header)
+	sent := new(struct { // in one allocation
+		tokenlessWriter
+		field [1]string
+	})
+	sent.field[0] = src.prepare(t).header // there is no proof where no answer is judged
+	r.Header[h.carrier.header] = sent.field[:]
+	sent.tokenlessWriter = h.carrier.tokenless(w, r)
+	return replay.SendOnce(next, &sent.tokenlessWriter, r, h.carrier.fields)
 }

@@ -6,83 +6,49 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// inspectConfig sets a configuration up as Caddy does, but for its log and its admin endpoint,
-// and has its handlers looked at. Its apps are not started, and in the end it is cleaned up.
-// What other modules do when they are set up goes on meanwhile, such as active health checks.
-func inspectConfig(config *caddy.Config, look func([]*Handler) error) error {
-	inspection.Lock()
-	defer inspection.Unlock()
-	inspection.register.Do(func() { caddy.RegisterModule(inspector{}) })
-	i := &inspector{apps: slices.Sorted(maps.Keys(config.AppsRaw)), before: handlers.all(), look: look}
-	inspection.current = i
-	config.Logging, config.Admin = quietLogging(), nil
-	if config.AppsRaw == nil {
-		config.AppsRaw = make(caddy.ModuleMap)
+// inspectConfig provisions a configuration as Caddy does, except for its log and its admin endpoint, and calls look
+// with its handlers and the app that they are in. The apps are not started, and are cleaned up in the end. Other
+// modules do what they do when they are provisioned, such as active health checks. Caddy's storage module is not
+// cleaned up: the process ends soon after.
+func inspectConfig(config *caddy.Config, look func(*caddyhttp.App, []*Handler) error) error {
+	before := handlers.all()
+	apps := config.AppsRaw
+	config.Logging, config.Admin, config.AppsRaw = quietLogging(), nil, make(caddy.ModuleMap)
+	// Nobody outside Caddy can cancel the context that it makes here. So that has only the storage, and the apps
+	// are provisioned in a context that can be cancelled.
+	whole, err := caddy.ProvisionContext(config)
+	if err != nil {
+		return err
 	}
-	config.AppsRaw[inspectorID] = json.RawMessage("{}")
-	err := caddy.Validate(config)
-	if i.err != nil {
-		return i.err // as it was before Caddy told of the inspector as well
-	}
-	return err
-}
-
-// inspector is an app that is set up after all others. caddy.Validate sets a configuration
-// up and cleans it up again, and whoever wants a look in between has to be a part of it:
-// of what ProvisionContext sets up the context can't be ended from outside Caddy.
-type inspector struct {
-	apps   []string   // all others
-	before []*Handler // that are not of this configuration
-	look   func([]*Handler) error
-	err    error
-}
-
-const inspectorID = "oauth_cc_inspector"
-
-// inspection is the one in progress.
-var inspection struct {
-	sync.Mutex
-	register sync.Once // not at start: it is nothing to configure, or to list
-	current  *inspector
-}
-
-// CaddyModule implements caddy.Module.
-func (inspector) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{ID: inspectorID, New: func() caddy.Module { return inspection.current }}
-}
-
-// Provision implements caddy.Provisioner.
-func (i *inspector) Provision(ctx caddy.Context) error {
-	for _, name := range i.apps {
-		if _, i.err = ctx.App(name); i.err != nil {
-			return i.err
+	ctx, end := caddy.NewContext(whole)
+	defer end()
+	maps.Copy(config.AppsRaw, apps)
+	for _, name := range slices.Sorted(maps.Keys(apps)) {
+		if _, err := ctx.App(name); err != nil {
+			return err
 		}
 	}
-	set := slices.DeleteFunc(handlers.all(), func(h *Handler) bool { return slices.Contains(i.before, h) })
-	i.err = i.look(set)
-	return i.err
+	set := slices.DeleteFunc(handlers.all(), func(h *Handler) bool { return slices.Contains(before, h) })
+	app, err := ctx.App("http") // an empty one if the configuration has none
+	if err != nil {
+		return err
+	}
+	return look(app.(*caddyhttp.App), set)
 }
 
-// Start implements caddy.App. It is not called.
-func (inspector) Start() error { return nil }
-
-// Stop implements caddy.App.
-func (inspector) Stop() error { return nil }
-
-// quietLogging has warnings on stderr, and writes to no file of a gateway.
+// quietLogging logs warnings to stderr, and nothing to the files of a gateway.
 func quietLogging() *caddy.Logging {
 	return &caddy.Logging{Logs: map[string]*caddy.CustomLog{caddy.DefaultLoggerName: {BaseLog: caddy.BaseLog{
 		WriterRaw: json.RawMessage(`{"output":"stderr"}`), Level: "WARN",
 	}}}}
 }
 
-// quietLog has Caddy itself log so from now on, which it does with the last configuration
-// that was set up.
+// quietLog makes Caddy itself log so from now on: it logs as the last configuration says that was provisioned.
 func quietLog() error {
 	if err := caddy.Validate(&caddy.Config{Logging: quietLogging()}); err != nil {
 		return fmt.Errorf("setting up the log: %w", err)
@@ -90,8 +56,8 @@ func quietLog() error {
 	return nil
 }
 
-// handlerOrder lists the handlers of a configuration as they are written there. Caddy sets
-// servers up in any order.
+// handlerOrder lists the handlers of a configuration in the order in which they are written. Caddy provisions servers
+// in any order.
 type handlerOrder []string
 
 // handlersIn finds the handlers in a configuration, at any depth.
@@ -129,10 +95,10 @@ func handlersIn(config json.RawMessage) handlerOrder {
 	return order
 }
 
-// asWritten is what distinguishes a handler from others, and is not changed by Provision.
+// asWritten identifies a handler by options that Provision does not change.
 func (h *Handler) asWritten() string {
 	text, _ := json.Marshal([]any{
-		h.TokenEndpoint, h.Issuer, h.ClientID, h.ClientSecret, h.SigningKey, h.Scopes, h.Audience, h.Resource, h.Params, h.RequestHeaders, h.DPoP,
+		h.TokenEndpoint, h.Issuer, h.ClientID, h.ClientSecret, h.SigningKey, h.Scopes, h.Audience, h.Resource, h.Params, h.RequestHeaders, h.TTL, h.DPoP,
 	})
 	return string(text)
 }
@@ -148,9 +114,3 @@ func (o handlerOrder) sorted(list []*Handler) []*Handler {
 	slices.SortStableFunc(list, func(a, b *Handler) int { return place(a) - place(b) })
 	return list
 }
-
-// Interface guards
-var (
-	_ caddy.App         = (*inspector)(nil)
-	_ caddy.Provisioner = (*inspector)(nil)
-)

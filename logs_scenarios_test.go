@@ -7,7 +7,13 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/storagetest"
 )
 
 // logScenarios are what a gateway has to tell of, by the name of the golden file.
@@ -26,31 +32,35 @@ func logScenarios() map[string]logScenario {
 		"unreadable_answers":            inVirtualTime(logUnreadableAnswers),
 		"rejection_cured":               inVirtualTime(logRejectionCured),
 		"rejection_not_cured":           inVirtualTime(logRejectionNotCured),
+		"rejection_of_a_new_token":      inVirtualTime(logRejectionOfANewToken),
 		"rejection_not_replayable":      inVirtualTime(logRejectionNotReplayable),
+		"rejection_of_what_may_be_done": inVirtualTime(logRejectionOfWhatMayBeDone),
 		"rejection_and_no_renewal":      inVirtualTime(logRejectionAndNoRenewal),
 		"secret_rotated":                inVirtualTime(logSecretRotated),
 		"secret_gone":                   inVirtualTime(logSecretGone),
 		"scopes_narrowed":               inVirtualTime(logScopesNarrowed),
+		"unusual_type":                  inVirtualTime(logUnusualType),
 		"expired_when_granted":          inVirtualTime(logExpiredWhenGranted),
 		"value_missing":                 logValueMissing,
 		"storage_outage":                inVirtualTime(logStorageOutage),
 		"storage_has_the_token":         inVirtualTime(logStorageHasTheToken),
-		"lock_waited_for_in_vain":       inVirtualTime(logLockInVain),
+		"lock_not_had_in_time":          inVirtualTime(logLockInVain),
 		"metadata":                      inVirtualTime(logMetadata),
 		"signing_key":                   logSigningKey,
 		"assertion_refused":             logAssertionRefused,
 		"proof_refused":                 logProofRefused,
 		"proof_of_another_path":         logProofOfAnotherPath,
 		"events_lost":                   inVirtualTime(logEventsLost),
+		"placements":                    logPlacements,
 	}
 }
 
 // Nobody has told of any event yet.
 func logEventsLost(t *testing.T) *virtualGateway {
 	g := namedApp(t, new(Handler))
-	g.eventQueue = newEventQueue()
+	g.reporter.eventQueue = newEventQueue()
 	for range maxEvents + 2 {
-		g.emit(eventFailed, nil)
+		g.reporter.emit(eventFailed, nil)
 	}
 	return g
 }
@@ -72,34 +82,34 @@ func logObtainedAhead(t *testing.T) *virtualGateway {
 }
 
 func logObtainedByPrefetch(t *testing.T) string {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	g := startGateway(t, endpoint.options("prefetch")+upstream.proxy())
-	awaitCondition(t, "the token is there", func() bool { return len(g.logs.with("token obtained")) == 1 })
-	return g.logs.all()
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	g := gatewaytest.Start(t, endpoint.Options("prefetch")+upstream.Proxy())
+	gatewaytest.Await(t, "the token is there", func() bool { return len(g.Logs.With("token obtained")) == 1 })
+	return g.Logs.All()
 }
 
 func logObtainedForTenants(t *testing.T) string {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	g := startGateway(t, strings.Replace(endpoint.options(), "client_id app", "client_id {http.request.header.X-Tenant}", 1)+upstream.proxy())
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	g := gatewaytest.Start(t, strings.Replace(endpoint.Options(), "client_id app", "client_id {http.request.header.X-Tenant}", 1)+upstream.Proxy())
 	for _, tenant := range []string{"acme", "globex", "acme"} {
-		req := clientRequest(t, http.MethodGet, g.url("/"), nil)
+		req := gatewaytest.ClientRequest(t, http.MethodGet, g.URL("/"), nil)
 		req.Header.Set("X-Tenant", tenant)
-		g.do(req)
+		g.Do(req)
 	}
-	return g.logs.all()
+	return g.Logs.All()
 }
 
 // An operator renews a token, in vain the second time, and has it forgotten.
 func logOperator(t *testing.T) string {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	g := startGatewayWithAdmin(t, endpoint.options()+upstream.proxy())
-	path := "tokens/" + g.theOne().ID
-	g.ask(http.MethodPost, path+"/refresh")
-	endpoint.setAnswer(says(http.StatusBadRequest, "application/json", `{"error":"invalid_scope"}`))
-	g.ask(http.MethodPost, path+"/refresh")
-	g.ask(http.MethodDelete, path)
-	g.ask(http.MethodPost, path+"/refresh")
-	return g.logs.all()
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	g := gatewaytest.StartWithAdmin(t, endpoint.Options()+upstream.Proxy())
+	path := "tokens/" + g.Token().ID
+	g.Ask(http.MethodPost, path+"/refresh")
+	endpoint.SetAnswer(gatewaytest.Says(http.StatusBadRequest, "application/json", `{"error":"invalid_scope"}`))
+	g.Ask(http.MethodPost, path+"/refresh")
+	g.Ask(http.MethodDelete, path)
+	g.Ask(http.MethodPost, path+"/refresh")
+	return g.Logs.All()
 }
 
 // As long as the token is valid it is a warning for each try, and an error from then on.
@@ -107,7 +117,7 @@ func logRenewalFails(t *testing.T) *virtualGateway {
 	g := namedApp(t, &Handler{RefreshAhead: "10s"})
 	g.endpoint.expiresIn = "60"
 	g.mustGet()
-	g.endpoint.becomes(cannedAnswer{status: 503, body: `{"error":"temporarily_unavailable","error_description":"back at noon"}`})
+	g.endpoint.becomes(servertest.Answer{Status: 503, Body: `{"error":"temporarily_unavailable","error_description":"back at noon"}`})
 	time.Sleep(48 * time.Second)
 	for range 5 {
 		g.mustGet()
@@ -125,13 +135,13 @@ func logRenewalFails(t *testing.T) *virtualGateway {
 // What the endpoint says of it, and what may help.
 func logRefused(t *testing.T) *virtualGateway {
 	g := namedApp(t, &Handler{ClientSecret: "s3cret+canary"})
-	for _, answer := range []cannedAnswer{
-		{status: 401, body: `{"error":"invalid_client","error_description":"no client app with s3cret+canary"}`},
-		{status: 401, header: withType("text/html"), body: "<html>canary"},
-		{status: 400, body: `{"error":"invalid_target","error_description":"which audience?"}`},
-		{status: 400, body: `{"error":"a code of its own","error_description":"line\nbreak"}`},
-		{status: 200, body: `{"error":"unauthorized_client"}`},
-		{status: 307, header: http.Header{"Location": {"https://login.example.com/token?secret=canary"}}},
+	for _, answer := range []servertest.Answer{
+		{Status: 401, Body: `{"error":"invalid_client","error_description":"no client app with s3cret+canary"}`},
+		{Status: 401, Header: servertest.WithType("text/html"), Body: "<html>canary"},
+		{Status: 400, Body: `{"error":"invalid_target","error_description":"which audience?"}`},
+		{Status: 400, Body: `{"error":"a code of its own","error_description":"line\nbreak"}`},
+		{Status: 200, Body: `{"error":"unauthorized_client"}`},
+		{Status: 307, Header: http.Header{"Location": {"https://login.example.com/token?secret=canary"}}},
 	} {
 		g.endpoint.becomes(answer)
 		g.getAfterPause()
@@ -146,11 +156,11 @@ func (g *virtualGateway) getAfterPause() {
 }
 
 func logUnreachable(t *testing.T) string {
-	upstream := startAPI(t)
-	g := startGateway(t, "oauth_cc http://"+freeAddr(t)+"/token {\nclient_id app\nclient_secret s3cret-canary\ntimeout 150ms\n}\n"+upstream.proxy())
-	g.get("/")
-	g.get("/")
-	return g.logs.all()
+	upstream := gatewaytest.StartAPI(t)
+	g := gatewaytest.Start(t, "oauth_cc http://"+gatewaytest.FreeAddr(t)+"/token {\nclient_id app\nclient_secret s3cret-canary\ntimeout 150ms\n}\n"+upstream.Proxy())
+	g.Get("/")
+	g.Get("/")
+	return g.Logs.All()
 }
 
 func logTimeout(t *testing.T) *virtualGateway {
@@ -163,22 +173,22 @@ func logTimeout(t *testing.T) *virtualGateway {
 
 func logServerError(t *testing.T) *virtualGateway {
 	g := namedApp(t, new(Handler))
-	g.endpoint.becomes(cannedAnswer{status: 503, header: http.Header{"Retry-After": {"30"}}, body: "<html>canary"})
+	g.endpoint.becomes(servertest.Answer{Status: 503, Header: http.Header{"Retry-After": {"30"}}, Body: "<html>canary"})
 	g.getAfterPause()
-	g.endpoint.becomes(cannedAnswer{status: 429, header: http.Header{"Retry-After": {"999999"}}})
+	g.endpoint.becomes(servertest.Answer{Status: 429, Header: http.Header{"Retry-After": {"999999"}}})
 	g.getAfterPause()
 	return g
 }
 
 func logUnreadableAnswers(t *testing.T) *virtualGateway {
 	g := namedApp(t, new(Handler))
-	for _, answer := range []cannedAnswer{
-		{header: withType("text/html"), body: "<html>canary"},
-		{body: " "},
-		{body: `{"id_token":"canary"}`},
-		{body: `{"access_token":"can\r\nary","token_type":"Bearer"}`},
-		{body: `{"access_token":"canary","token_type":"mac"}`},
-		{body: strings.Repeat(" ", maxResponse+1)},
+	for _, answer := range []servertest.Answer{
+		{Header: servertest.WithType("text/html"), Body: "<html>canary"},
+		{Body: " "},
+		{Body: `{"id_token":"canary"}`},
+		{Body: `{"access_token":"can\r\nary","token_type":"Bearer"}`},
+		{Body: `{"access_token":"canary","token_type":"mac"}`},
+		{Body: strings.Repeat(" ", endpoint.MaxResponse+1)},
 	} {
 		g.endpoint.becomes(answer)
 		g.getAfterPause()
@@ -195,6 +205,20 @@ func logRejectionCured(t *testing.T) *virtualGateway {
 }
 
 // Once for a token that is not cured, whatever the load, and in detail for who wants that.
+func logRejectionOfANewToken(t *testing.T) *virtualGateway {
+	g := namedApp(t, new(Handler))
+	g.mustGet()
+	time.Sleep(57 * time.Minute)
+	g.mustGet() // has it renewed
+	synctest.Wait()
+	g.accepts(func(token string) bool { return token == "token-1" }, nil)
+	for range 20 {
+		g.mustGet()
+		time.Sleep(200 * time.Millisecond)
+	}
+	return g
+}
+
 func logRejectionNotCured(t *testing.T) *virtualGateway {
 	g := namedApp(t, new(Handler))
 	g.accepts(func(string) bool { return false }, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
@@ -212,10 +236,27 @@ func logRejectionNotReplayable(t *testing.T) *virtualGateway {
 	g.endpoint.mu.Unlock()
 	g.accepts(func(token string) bool { return token != "token-1" }, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
-		rejectToken(w)
+		gatewaytest.RejectToken(w)
 	})
 	for range 2 {
 		g.send(httptest.NewRequest(http.MethodPost, "/", strings.NewReader(strings.Repeat("x", 64<<10))))
+	}
+	time.Sleep(2 * time.Second)
+	return g
+}
+
+// The upstream has answered, and a handler makes another answer of it.
+func logRejectionOfWhatMayBeDone(t *testing.T) *virtualGateway {
+	g := namedApp(t, new(Handler))
+	g.mustGet()
+	g.endpoint.mu.Lock()
+	g.endpoint.takes = time.Second
+	g.endpoint.mu.Unlock()
+	g.accepts(func(token string) bool { return token != "token-1" }, func(w http.ResponseWriter, _ *http.Request) {
+		w.(proxyWriter).ResponseWriter.WriteHeader(http.StatusUnauthorized)
+	})
+	for range 2 {
+		g.send(httptest.NewRequest(http.MethodPost, "/", strings.NewReader("an order")))
 	}
 	time.Sleep(2 * time.Second)
 	return g
@@ -225,7 +266,7 @@ func logRejectionAndNoRenewal(t *testing.T) *virtualGateway {
 	g := namedApp(t, new(Handler))
 	g.mustGet()
 	g.accepts(func(token string) bool { return token != "token-1" }, nil)
-	g.endpoint.becomes(cannedAnswer{status: 401, body: `{"error":"invalid_client"}`})
+	g.endpoint.becomes(servertest.Answer{Status: 401, Body: `{"error":"invalid_client"}`})
 	for range 3 {
 		g.get()
 	}
@@ -242,10 +283,10 @@ func logSecretRotated(t *testing.T) *virtualGateway {
 	for range 3 {
 		g.get()
 	}
-	writeFile(t, file, "new")
+	servertest.WriteFile(t, file, "new")
 	g.mustGet()
 	endpoint.becomes("newer")
-	writeFile(t, file, "newer")
+	servertest.WriteFile(t, file, "newer")
 	time.Sleep(3 * time.Minute)
 	g.mustGet()
 	return g
@@ -265,7 +306,18 @@ func logSecretGone(t *testing.T) *virtualGateway {
 func logScopesNarrowed(t *testing.T) *virtualGateway {
 	g := namedApp(t, &Handler{Scopes: []string{"orders", "items"}})
 	for _, scope := range []string{"orders", "orders", "items orders", "other"} {
-		g.endpoint.becomes(cannedAnswer{body: `{"access_token":"token-1","token_type":"Bearer","expires_in":60,"scope":"` + scope + `"}`})
+		g.endpoint.becomes(servertest.Answer{Body: `{"access_token":"token-1","token_type":"Bearer","expires_in":60,"scope":"` + scope + `"}`})
+		g.mustGet()
+		time.Sleep(2 * time.Minute)
+	}
+	return g
+}
+
+// The warning comes with each change.
+func logUnusualType(t *testing.T) *virtualGateway {
+	g := namedApp(t, new(Handler))
+	for _, name := range []string{"BearerToken", "BearerToken", "bearer", "BearerToken", "Application Access Token token-1"} {
+		g.endpoint.becomes(servertest.Answer{Body: `{"access_token":"token-1","token_type":"` + name + `","expires_in":60}`})
 		g.mustGet()
 		time.Sleep(2 * time.Minute)
 	}
@@ -283,27 +335,27 @@ func logExpiredWhenGranted(t *testing.T) *virtualGateway {
 }
 
 func logValueMissing(t *testing.T) string {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	g := startGateway(t, strings.Replace(endpoint.options("scope {http.request.header.X-Tenant}"), "/token", "/{http.request.header.X-Realm}/token", 1)+upstream.proxy())
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	g := gatewaytest.Start(t, strings.Replace(endpoint.Options("scope {http.request.header.X-Tenant}"), "/token", "/{http.request.header.X-Realm}/token", 1)+upstream.Proxy())
 	for _, values := range [][2]string{{"", "a"}, {"a", "../b"}, {"a", strings.Repeat("x", maxValue+1)}} {
-		req := clientRequest(t, http.MethodGet, g.url("/"), nil)
+		req := gatewaytest.ClientRequest(t, http.MethodGet, g.URL("/"), nil)
 		req.Header.Set("X-Tenant", values[0])
 		req.Header.Set("X-Realm", values[1])
-		g.do(req)
+		g.Do(req)
 	}
-	return g.logs.all()
+	return g.Logs.All()
 }
 
 func logStorageOutage(t *testing.T) *virtualGateway {
-	storage := newMemoryStorage()
-	storage.fails = failing("load", "store", "lock")
+	storage := storagetest.NewMemory()
+	storage.Becomes(storagetest.Failing("load", "store", "lock"), nil)
 	g := newFleet(t, storage, 1, plain)[0]
 	g.ClientID = "app"
 	g.endpoint.expiresIn = "60"
 	g.mustGet()
 	time.Sleep(2 * time.Minute)
 	g.mustGet()
-	storage.becomes(nil, nil)
+	storage.Becomes(nil, nil)
 	time.Sleep(2 * time.Minute)
 	g.mustGet()
 	time.Sleep(2 * time.Second) // until it is stored
@@ -311,7 +363,7 @@ func logStorageOutage(t *testing.T) *virtualGateway {
 }
 
 func logStorageHasTheToken(t *testing.T) *virtualGateway {
-	fleet := newFleet(t, newMemoryStorage(), 2, plain)
+	fleet := newFleet(t, storagetest.NewMemory(), 2, plain)
 	for _, g := range fleet {
 		g.ClientID = "app"
 		g.mustGet()
@@ -321,29 +373,25 @@ func logStorageHasTheToken(t *testing.T) *virtualGateway {
 }
 
 func logLockInVain(t *testing.T) *virtualGateway {
-	storage := newMemoryStorage()
+	storage := storagetest.NewMemory()
 	g := newFleet(t, storage, 1, plain)[0]
 	g.ClientID = "app"
-	for _, second := range []bool{false, true} {
-		if err := storage.Lock(t.Context(), g.sharedKey(t).lock(0, second)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	storage.TakeLocks()
 	g.mustGet()
 	return g
 }
 
 // The issuer's metadata is gone, which is an error at first and a warning when it is known.
 func logMetadata(t *testing.T) *virtualGateway {
-	g := namedApp(t, &Handler{Issuer: testIssuer})
-	server := &discoveryServer{at: map[string]http.RoundTripper{testEndpoint: g.endpoint}}
-	g.client.transport = server
+	g := namedApp(t, &Handler{Issuer: servertest.Issuer})
+	server := &servertest.Discovery{At: map[string]http.RoundTripper{servertest.Endpoint: g.endpoint}}
+	g.tokens.client.Transport = server
 	g.getAfterPause()
-	server.becomes(rfc8414Place, cannedAnswer{body: document(map[string]any{"issuer": "https://evil.example.com"})})
+	server.Becomes(servertest.RFC8414Place, servertest.Answer{Body: servertest.Document(map[string]any{"issuer": "https://evil.example.com"})})
 	g.getAfterPause()
-	server.becomes(rfc8414Place, cannedAnswer{body: document(nil)})
+	server.Becomes(servertest.RFC8414Place, servertest.Answer{Body: servertest.Document(nil)})
 	g.mustGet()
-	server.becomes(rfc8414Place, nil)
+	server.Becomes(servertest.RFC8414Place, nil)
 	time.Sleep(2 * time.Hour)
 	g.mustGet()
 	return g
@@ -351,39 +399,42 @@ func logMetadata(t *testing.T) *virtualGateway {
 
 // A key that others can read is warned of, as is one that can't be used.
 func logSigningKey(t *testing.T) string {
-	server, upstream := startKeyServer(t), startAPI(t)
-	if err := os.Chmod(server.file, 0o644); err != nil {
+	server, upstream := gatewaytest.StartKeyServer(t), gatewaytest.StartAPI(t)
+	if err := os.Chmod(server.File, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	g := startGateway(t, server.options()+upstream.proxy())
-	g.get("/")
-	writeFile(t, server.file, "-----BEGIN PRIVATE KEY-----\ncanary")
-	upstream.revoke("token-1")
-	g.get("/")
-	return g.logs.all()
+	g := gatewaytest.Start(t, server.Options()+upstream.Proxy())
+	g.Get("/")
+	servertest.WriteFile(t, server.File, "-----BEGIN PRIVATE KEY-----\ncanary")
+	upstream.Revoke("token-1")
+	g.Get("/")
+	if all := g.Logs.All(); strings.Contains(all, "PRIVATE") || strings.Contains(all, "canary") {
+		t.Errorf("the log has what is in the key's file: %s", all)
+	}
+	return g.Logs.All()
 }
 
 func logAssertionRefused(t *testing.T) string {
-	server, upstream := startKeyServer(t), startAPI(t)
-	server.accept("P-384")
-	g := startGateway(t, server.options()+upstream.proxy())
-	g.get("/")
-	return g.logs.all()
+	server, upstream := gatewaytest.StartKeyServer(t), gatewaytest.StartAPI(t)
+	server.Accept("P-384")
+	g := gatewaytest.Start(t, server.Options()+upstream.Proxy())
+	g.Get("/")
+	return g.Logs.All()
 }
 
 func logProofRefused(t *testing.T) string {
-	server, upstream := startBindingServer(t), startBoundAPI(t)
-	upstream.origin = "https://api.example.com"
-	g := startGateway(t, server.options("dpop "+upstream.URL)+proxyTo(upstream.Server))
-	g.get("/")
-	g.get("/")
-	return g.logs.all()
+	server, upstream := gatewaytest.StartBindingServer(t), gatewaytest.StartBoundAPI(t)
+	upstream.Origin = "https://api.example.com"
+	g := gatewaytest.Start(t, server.Options("dpop "+upstream.URL)+gatewaytest.ProxyTo(upstream.Server))
+	g.Get("/")
+	g.Get("/")
+	return g.Logs.All()
 }
 
 func logProofOfAnotherPath(t *testing.T) string {
-	server, upstream := startBindingServer(t), startBoundAPI(t)
-	g := startGateway(t, "route {\n"+server.options("dpop "+upstream.origin)+"uri replace a b\n"+proxyTo(upstream.Server)+"}\n")
-	g.get("/a")
-	g.get("/a")
-	return g.logs.all()
+	server, upstream := gatewaytest.StartBindingServer(t), gatewaytest.StartBoundAPI(t)
+	g := gatewaytest.Start(t, "route {\n"+server.Options("dpop "+upstream.Origin)+"uri replace a b\n"+gatewaytest.ProxyTo(upstream.Server)+"}\n")
+	g.Get("/a")
+	g.Get("/a")
+	return g.Logs.All()
 }

@@ -10,6 +10,9 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
 // The labels of all metrics.
@@ -18,19 +21,19 @@ const (
 	clientIDLabel = "client_id"
 )
 
-// dynamicClientID stands for all clients of a handler whose grant differs from request to
-// request, so that no client of the gateway can make more series.
+// dynamicClientID is the client_id of a handler with tenants. Their ids come from requests, and no client of the
+// gateway may be able to make more series.
 const dynamicClientID = "dynamic"
 
-// rejectionOutcome is what became of a request whose token the upstream rejected.
+// rejectionOutcome says what became of a request whose token the upstream rejected.
 type rejectionOutcome uint8
 
 const (
 	notRejected            rejectionOutcome = iota
 	rejectionCured                          // sent once more, and not rejected again
-	rejectionUncured                        // sent once more in vain, or there is no other token
+	rejectionUncured                        // sent once more and rejected again, or there is no other token
 	rejectionPassed                         // another token would not help, or is not due yet
-	rejectionNotReplayable                  // the body can't be sent again
+	rejectionNotReplayable                  // the body can't be sent again, or the request may have been carried out
 )
 
 // rejectionLabels are the values of the label outcome.
@@ -38,15 +41,16 @@ var rejectionLabels = [...]string{
 	rejectionCured: "cured", rejectionUncured: "uncured", rejectionPassed: "passed", rejectionNotReplayable: "not_replayable",
 }
 
-// durationBuckets end a little after the times for which a fetch is waited for: what is given
-// up after a second, or after the usual timeout, ought to be told from what takes longer.
+// durationBuckets have limits just above 1, 5 and 10 seconds, so that fetches which are cancelled at these times
+// are not counted as longer ones.
 var durationBuckets = []float64{.01, .025, .05, .1, .25, .5, 1.1, 2.5, 5.5, 11, 30}
 
-// metrics are those of all configurations in this process. Each configuration has a
-// registry of its own, and they are in all of them, so that counts outlive a reload.
+// metrics belong to the process. Each configuration has a registry of its own, and the metrics are in all of
+// them, so that counts survive a reload.
 var metrics = newCollector()
 
-// collector is what a registry collects from.
+// collector is what a registry collects from. Gauges are read from the grants when a registry is scraped, so
+// that a configuration that failed to load can't leave wrong ones behind.
 type collector struct {
 	requests, fetches, rejections *prometheus.CounterVec
 	fetchDuration, waitDuration   *prometheus.HistogramVec
@@ -79,7 +83,7 @@ func newCollector() *collector {
 	}
 }
 
-// counted are the metrics that count.
+// counted lists the metrics that count events as they happen.
 func (c *collector) counted() []prometheus.Collector {
 	return []prometheus.Collector{c.requests, c.fetches, c.rejections, c.fetchDuration, c.waitDuration, c.lastSuccess}
 }
@@ -107,49 +111,51 @@ func (c *collector) Collect(found chan<- prometheus.Metric) {
 	}
 }
 
-// holding is what the grants with the same labels hold.
+// holding sums up the tokens of the grants with the same labels.
 type holding struct {
 	tokens   int
 	dynamic  bool
-	earliest time.Time // of the tokens that are in use or can't be renewed; zero if there is none
-	latest   time.Time // of all
+	earliest time.Time // expiry of the tokens in use and of those that can't be renewed; zero if there is none
+	latest   time.Time // expiry of all tokens
 }
 
-// holdings looks through the grants of the configuration that runs.
+// holdings looks at each grant of the running configuration, once.
 func holdings(now time.Time) map[metricLabels]*holding {
 	all := make(map[metricLabels]*holding)
-	seen := make(map[grantKey]bool)
+	seen := make(map[endpoint.GrantKey]bool)
 	for _, h := range handlers.running() {
-		if seen[h.key] {
+		if seen[h.tokens.key] {
 			continue
 		}
-		seen[h.key] = true
-		held := all[h.labels]
+		seen[h.tokens.key] = true
+		held := all[h.reporter.labels]
 		if held == nil {
-			held = &holding{dynamic: h.table != nil}
-			all[h.labels] = held
+			held = &holding{dynamic: h.tokens.table != nil}
+			all[h.reporter.labels] = held
 		}
-		for _, g := range h.grants() {
-			held.add(g.state(), now)
+		for _, g := range h.tokens.allGrants() {
+			held.add(g.Snapshot(), now)
 		}
 	}
 	return all
 }
 
-func (h *holding) add(s grantState, now time.Time) {
-	if s.token == nil {
+func (h *holding) add(s tokencache.Snapshot, now time.Time) {
+	if s.Token == nil {
 		return
 	}
 	h.tokens++
-	expiry := s.token.expiry()
-	h.latest = later(h.latest, expiry)
-	if (s.token.usable(now) || s.failed != nil) && (h.earliest.IsZero() || expiry.Before(h.earliest)) {
+	expiry := s.Token.Expiry()
+	if expiry.After(h.latest) {
+		h.latest = expiry
+	}
+	if (expiry.After(now) || !s.NextTry.IsZero()) && (h.earliest.IsZero() || expiry.Before(h.earliest)) {
 		h.earliest = expiry
 	}
 }
 
-// expiry is that of the token of which it matters most. One that nobody has used for long
-// has expired and is none of an operator's business, nor is the first of many tenants'.
+// expiry is the expiry to report: the earliest among tokens in use and tokens whose renewal fails. Unused tokens
+// expire without harm. For tenants it is the latest, since with many of them one is always about to expire.
 func (h *holding) expiry() time.Time {
 	if h.dynamic || h.earliest.IsZero() {
 		return h.latest
@@ -157,18 +163,18 @@ func (h *holding) expiry() time.Time {
 	return h.earliest
 }
 
-// usualResults are those that fetches most often have.
+// usualResults are the results that a fetch usually has.
 var usualResults = []string{
-	resultOK, "invalid_client", string(classRefused), string(classUnreachable), string(classTimeout), string(classServerError), string(classInvalidResponse),
+	tokencache.ResultOK, "invalid_client", string(endpoint.ClassRefused), string(endpoint.ClassUnreachable), string(endpoint.ClassTimeout), string(endpoint.ClassServerError), string(endpoint.ClassInvalidResponse),
 }
 
-// metricLabels tell from which configuration a metric comes.
+// metricLabels are the labels of all metrics. They come from the configuration alone.
 type metricLabels struct {
 	endpoint string // host and path
 	clientID string
 }
 
-// grantMetrics are the metrics with the same labels.
+// grantMetrics are the metrics of one set of labels.
 type grantMetrics struct {
 	metricLabels
 	fresh, stale, fetched, none prometheus.Counter // requests, by their token
@@ -176,12 +182,13 @@ type grantMetrics struct {
 	fetches                     *prometheus.CounterVec
 	duration, wait              prometheus.Observer
 
+	// mu guards ended. It is also held while a fetch is counted, so that Destruct leaves no series behind.
 	mu    sync.Mutex
-	ended bool // no configuration has them any more; fetches may still come to their end
+	ended bool // no configuration uses the labels any more; fetches can still be in progress
 }
 
-// counting holds the *grantMetrics of all configurations in this process. The pool would let
-// new ones be made while the last ones with the same labels come to their end.
+// counting holds the *grantMetrics of all configurations in this process. Without its lock, new metrics could be made
+// while the last ones with the same labels are being removed, and their series would be lost.
 var counting = struct {
 	sync.Mutex
 	pool *caddy.UsagePool
@@ -204,8 +211,8 @@ func newGrantMetrics(l metricLabels) *grantMetrics {
 	for outcome := rejectionCured; int(outcome) < len(rejectionLabels); outcome++ {
 		m.rejections[outcome] = metrics.rejections.WithLabelValues(l.endpoint, l.clientID, rejectionLabels[outcome])
 	}
-	// The first of a kind makes a rate only if the count began with 0.
-	for _, trigger := range []trigger{triggerMiss, triggerAhead, triggerRejected} {
+	// rate() misses the first event of a series that did not begin with 0.
+	for _, trigger := range []tokencache.Trigger{tokencache.TriggerMiss, tokencache.TriggerAhead, tokencache.TriggerRejected} {
 		for _, result := range usualResults {
 			m.fetches.WithLabelValues(result, string(trigger))
 		}
@@ -217,8 +224,7 @@ func (l metricLabels) labels() prometheus.Labels {
 	return prometheus.Labels{endpointLabel: l.endpoint, clientIDLabel: l.clientID}
 }
 
-// Destruct implements caddy.Destructor: what no configuration has any more is not counted
-// any more.
+// Destruct implements caddy.Destructor. It deletes the series, which no configuration uses any more.
 func (m *grantMetrics) Destruct() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -231,42 +237,43 @@ func (m *grantMetrics) Destruct() error {
 	return nil
 }
 
-// count takes note of a fetch.
-func (m *grantMetrics) count(o outcome) {
+// count counts a fetch.
+func (m *grantMetrics) count(o tokencache.Outcome) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ended {
 		return
 	}
-	m.fetches.WithLabelValues(o.result(), string(o.trigger)).Inc()
-	if o.failure == nil {
+	m.fetches.WithLabelValues(o.Result(), string(o.Trigger)).Inc()
+	if o.Failure == nil {
 		metrics.lastSuccess.With(m.labels()).SetToCurrentTime()
 	}
-	if !o.granted.adopted && (o.failure == nil || !o.failure.unsent) {
-		m.duration.Observe(o.took.Seconds())
+	if !o.Granted.Adopted && (o.Failure == nil || !o.Failure.Unsent) {
+		m.duration.Observe(o.Took.Seconds())
 	}
 }
 
-// provisionMetrics has the handler's metrics counted, and registered where they are read.
-func (h *Handler) provisionMetrics(ctx caddy.Context, request grantRequest) error {
+// provisionMetrics registers the metrics with the configuration's registry and acquires those with the handler's
+// labels.
+func (h *Handler) provisionMetrics(ctx caddy.Context, request endpoint.Request) error {
 	if registry := ctx.GetMetricsRegistry(); registry != nil {
 		err := registry.Register(metrics)
 		if _, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); err != nil && !ok { // by another handler
 			return fmt.Errorf("registering metrics: %w", err)
 		}
 	}
-	// Provision has refused what is no UTF-8, and a label must not be.
-	h.labels = metricLabels{endpoint: strings.ToValidUTF8(h.endpointLabel(), "?"), clientID: strings.ToValidUTF8(request.clientID, "?")}
-	if h.perRequest != nil {
-		h.labels.clientID = dynamicClientID
+	// Prometheus panics for a label that is not UTF-8. Provision has refused such values before.
+	h.reporter.labels = metricLabels{endpoint: strings.ToValidUTF8(h.reporter.labelForEndpoint(), "?"), clientID: strings.ToValidUTF8(request.ClientID, "?")}
+	if h.request.placeholders != nil {
+		h.reporter.labels.clientID = dynamicClientID
 	}
 	counting.Lock()
 	defer counting.Unlock()
-	value, _, err := counting.pool.LoadOrNew(h.labels, func() (caddy.Destructor, error) { return newGrantMetrics(h.labels), nil })
+	value, _, err := counting.pool.LoadOrNew(h.reporter.labels, func() (caddy.Destructor, error) { return newGrantMetrics(h.reporter.labels), nil })
 	if err != nil {
 		return err
 	}
-	h.metrics, h.counted = value.(*grantMetrics), true
+	h.reporter.metrics, h.holds.metrics = value.(*grantMetrics), true
 	return nil
 }
 
@@ -277,9 +284,9 @@ func releaseMetrics(labels metricLabels) error {
 	return err
 }
 
-// endpointLabel is the endpoint's, or the issuer's, host and path.
-func (h *Handler) endpointLabel() string {
-	name := cmp.Or(h.public.endpoint, h.public.issuer)
+// labelForEndpoint is the host and the path of the endpoint or of the issuer.
+func (o *reporter) labelForEndpoint() string {
+	name := cmp.Or(o.public.Endpoint, o.public.Issuer)
 	if _, rest, ok := strings.Cut(name, "://"); ok {
 		return rest
 	}

@@ -1,27 +1,18 @@
-// Package oauthcc makes a Caddy gateway an OAuth 2.0 client-credentials client:
-// it obtains access tokens from a token endpoint (RFC 6749 §4.4), caches them,
-// attaches them to the requests that pass through and renews them, so that
-// neither the gateway's clients nor their requests ever hold a credential.
 package oauthcc
 
 import (
-	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/textproto"
-	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
-	"go.uber.org/zap"
-	"golang.org/x/net/http/httpguts"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
 func init() {
@@ -43,7 +34,7 @@ const (
 //
 // The placeholders {env.*}, {file.*} and {system.*} can be used in token_endpoint, issuer,
 // client_id, client_secret, scopes, audience, resource, params and
-// request_headers. They are resolved at every token request, so a rotated secret
+// request_headers. They are resolved whenever a token is fetched, so a rotated secret
 // needs no reload. A literal brace is written \{.
 //
 // Placeholders of the request, {http.*} and those that a map handler sets, can be used in the
@@ -119,7 +110,8 @@ type Handler struct {
 	Resource []string `json:"resource,omitempty"`
 
 	// Further parameters of the token request. `grant_type` replaces
-	// `client_credentials`, for servers that call it otherwise.
+	// `client_credentials`, for servers that call it otherwise. In a value that is JSON, a
+	// placeholder of the request stands in a string and is escaped.
 	Params map[string][]string `json:"params,omitempty"`
 
 	// Further header fields of the token request.
@@ -129,12 +121,17 @@ type Handler struct {
 	// JWT, tells its lifetime. Default: `5m`.
 	DefaultTTL caddy.Duration `json:"default_ttl,omitempty"`
 
-	// How long before it expires a token is renewed, by the first request that uses it
-	// then and without that having to wait: a duration such as `2m`, though half of the
-	// lifetime at the most; a share of the lifetime such as `25%`, up to 90%; or `off`.
-	// Moved by up to a fifth from one token to the next, so that the gateways of a
-	// fleet don't renew at once. If the endpoint recommends a time with `refresh_in`,
-	// the earlier one holds. Default: a quarter of the lifetime, `5m` at the most.
+	// How long a token lives, whatever the endpoint and the token itself say: for endpoints that
+	// say it wrong, such as 0 for tokens that don't expire, or milliseconds. `refresh_in` still
+	// counts. Not with default_ttl. Default: as they say.
+	TTL caddy.Duration `json:"ttl,omitempty"`
+
+	// How long before its expiry a token is renewed: a duration such as `2m` (at most half of
+	// the lifetime), a share of the lifetime such as `25%` (up to 90%), or `off`. The first
+	// request after that time starts the renewal and does not wait for it. The time is moved
+	// by up to a fifth for each token, so that gateways don't renew at the same time. If the
+	// endpoint recommends an earlier time with `refresh_in`, that counts. Default: a quarter
+	// of the lifetime, at most `5m`.
 	RefreshAhead string `json:"refresh_ahead,omitempty"`
 
 	// Get the first token when the configuration has started, without delaying or
@@ -151,19 +148,21 @@ type Handler struct {
 	// token of the gateway's. Default: false.
 	KeepClientAuthorization bool `json:"keep_client_authorization,omitempty"`
 
-	// The statuses with which the upstream rejects a token. Such a response is
-	// held, the token renewed and the request sent once more, unless its
-	// `WWW-Authenticate` challenge says that the token was not at fault. An empty
-	// list turns this off. Default: `[401]`.
+	// The statuses with which the upstream rejects a token, from 300 to 599: some APIs
+	// redirect to a login page. Such a response is held, the token renewed and the
+	// request sent once more, unless its `WWW-Authenticate` challenge says that the
+	// token was not at fault. 401 stands for the gRPC status UNAUTHENTICATED as well,
+	// where it is in the header. An empty list turns this off. Default: `[401]`.
 	RetryStatus []int `json:"retry_status,omitzero"`
 
 	// How much of the request bodies is kept in memory so that a rejected request
 	// can be sent again.
 	ReplayBuffer *ReplayBuffer `json:"replay_buffer,omitempty"`
 
-	// What the upstream in the end still answers with a status of retry_status reaches
-	// the client with this one, without its `WWW-Authenticate` challenge, which is meant
-	// for the gateway. Default: off, the upstream's answer passes through.
+	// The status for the client when the upstream's final answer still has a status of
+	// retry_status. Its `WWW-Authenticate` and `Location` are removed, as they are meant
+	// for the gateway. A gRPC call gets the gRPC status that stands for it, without the
+	// message. Default: off, the upstream's answer passes through.
 	MaskRejection int `json:"mask_rejection,omitempty"`
 
 	// Proxy the request without a token when none can be had, instead of answering
@@ -171,8 +170,8 @@ type Handler struct {
 	AllowWithoutToken bool `json:"allow_without_token,omitempty"`
 
 	// How many tokens are kept when placeholders of the request make the grant differ from
-	// request to request. When there are more, those that were not used for longest go.
-	// Without such placeholders it is refused. Default: 10000.
+	// request to request. Beyond that, the least recently used are dropped. Refused without
+	// such placeholders. Default: 10000.
 	MaxTokens int `json:"max_tokens,omitempty"`
 
 	// Share tokens with other gateways that use the same storage, where they are encrypted with
@@ -187,47 +186,18 @@ type Handler struct {
 	// are refused. Default: off.
 	DPoP string `json:"dpop,omitempty"`
 
-	// What can be derived from the options, set up by Provision.
-	retryStatus []int
-	headerName  string   // canonical
-	ownHeaders  []string // that no client can send: headerName, and that of the proof
-	scheme      string   // with a trailing space, or empty
-	replayLimit int64
-	budget      *replayBudget
+	// Set by Provision, each with a job of its own.
+	carrier    carrier            // puts tokens into requests
+	rejections rejectionRules     // says what counts as a rejected token
+	request    tokenRequest       // says what to ask the endpoint for
+	tokens     tokenAccess        // leads to the tokens in the process's cache
+	reporter   reporter           // tells operators what happens
+	keeper     *tokencache.Keeper // keeps the token renewed; nil without prefetch
 
-	refreshAhead    refreshAhead
-	hasPlaceholders bool
-	resolving       chan struct{} // holds one element while placeholders are resolved
-	lookedInVain    atomic.Pointer[time.Time]
-
-	assertions    *SigningKey // with defaults
-	signingKey    *keyFile    // nil without
-	prover        *prover     // nil without dpop
-	holdsProofKey bool
-
-	client         *tokenClient
-	trust          []string // see grantKey
-	certificateKey []byte
-	sharing        *sharing // nil without storage
-
-	perRequest []requestPlaceholder
-	fetching   chan struct{} // holds an element for each fetch of a grant that differs from request to request
-
-	key        grantKey
-	source     *grantSource // nil if the grant differs from request to request
-	table      *grantTable  // nil if it does not
-	acquired   bool
-	held       atomic.Pointer[heldToken]
-	ctx        caddy.Context
-	public     grantRequest // what may be told of the token request
-	labels     metricLabels
-	metrics    *grantMetrics // nil until it is provisioned
-	counted    bool
-	keeper     *keeper          // nil without prefetch
-	events     *caddyevents.App // nil without Caddy's configuration, as is eventQueue
-	eventQueue *eventQueue
-	running    atomic.Bool // its configuration runs
-	logger     *zap.Logger
+	running atomic.Bool // whether its configuration runs
+	holds   struct {    // what Cleanup gives back to the process
+		grant, proofKey, metrics bool
+	}
 }
 
 // TokenHeader tells in which request header the token travels upstream.
@@ -241,13 +211,44 @@ type TokenHeader struct {
 
 // ReplayBuffer bounds the memory for replaying request bodies.
 type ReplayBuffer struct {
-	// Bytes to keep of one request's body. A request of which more was read when
-	// the upstream rejected it is not sent again. Default: 1 MiB.
+	// Bytes to keep of one request's body. If more was read before the upstream
+	// rejected the request, it is not sent again. Default: 1 MiB.
 	PerRequest int64 `json:"per_request,omitempty"`
 
 	// Bytes to keep over all requests of this handler. Default: 64 MiB, or the size
 	// per request if that is larger.
 	Total int64 `json:"total,omitempty"`
+}
+
+// SigningKey tells how client assertions are made (RFC 7523 §2.2 and §3): JWTs that
+// the client signs to authenticate itself, a new one for each attempt.
+type SigningKey struct {
+	// The file with the private key, for auth_method `private_key_jwt`: PEM (PKCS #8,
+	// PKCS #1 or SEC 1) or a JWK. It is read again when it changes; a key that can't be
+	// used leaves the one before in use. Without a file the client_secret signs, with
+	// auth_method `client_secret_jwt`.
+	File string `json:"file,omitempty"`
+
+	// The signature algorithm (RFC 7518 §3.1, RFC 8037 §3.1): RS256, RS384, RS512, PS256,
+	// PS384, PS512, ES256, ES384, ES512 or EdDSA, as fits the key; HS256, HS384 or HS512
+	// with a secret. Default: the JWK's `alg`, or RS256, ES256, ES384, ES512, EdDSA by
+	// the kind of the key; HS256 with a secret.
+	Alg string `json:"alg,omitempty"`
+
+	// The `kid` by which the server knows the key. Default: the JWK's, else none. As in
+	// audience, {env.*}, {file.*} and {system.*} can be used.
+	KeyID string `json:"key_id,omitempty"`
+
+	// The `aud` of the assertion. Default: the issuer if that is configured, else the
+	// token endpoint.
+	Audience string `json:"audience,omitempty"`
+
+	// The `typ` of the assertion; servers that know no other want `JWT`. Default:
+	// `client-authentication+jwt`.
+	Typ string `json:"typ,omitempty"`
+
+	// How long after it is made an assertion expires, at least a second. Default: `1m`.
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -258,30 +259,19 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision checks the options, resolves their placeholders once to see that they
-// can be, sets up the way to the token endpoint and joins the token cache.
+// Provision checks the options, resolves their placeholders once to see that they can be, sets up the
+// way to the token endpoint and joins the process's token cache. It asks for no token.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	h.ctx, h.logger = ctx, ctx.Logger()
+	h.reporter.ctx, h.reporter.logger = ctx, ctx.Logger()
 	if err := h.provisionOptions(); err != nil {
 		return err
 	}
 	if err := h.provisionProofs(ctx); err != nil {
 		return err
 	}
-	request, err := h.notePlaceholders(ctx)
+	request, err := h.provisionRequest(ctx)
 	if err != nil {
 		return err
-	}
-	if err := h.provisionMaxTokens(); err != nil {
-		return err
-	}
-	if h.key, err = h.grantKey(request); err != nil {
-		return err
-	}
-	h.hasPlaceholders = request.key() != h.template().key()
-	h.resolving = make(chan struct{}, 1)
-	if h.Transport != nil && h.Transport.TLS != nil && request.isCleartext() {
-		return errors.New("transport: TLS options have no effect on an http token_endpoint or issuer; use https")
 	}
 	if err := h.provisionTransport(ctx); err != nil {
 		return err
@@ -292,29 +282,45 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.joinCache(); err != nil {
 		return err
 	}
-	h.public = h.publicRequest(request)
+	h.reporter.public = h.request.public(request)
 	if err := h.provisionMetrics(ctx, request); err != nil {
 		return err
 	}
 	if h.Prefetch {
-		h.keeper = newKeeper()
+		h.keeper = tokencache.NewKeeper()
 	}
-	return h.enterDirectory(ctx)
-}
-
-// joinCache acquires the token of the configuration from the cache, or the table of tokens.
-func (h *Handler) joinCache() (err error) {
-	if h.perRequest == nil {
-		var grant *cachedGrant
-		if grant, err = acquireGrant(h.key, newCachedGrant); err == nil {
-			h.source, h.acquired = &grantSource{h: h, grant: grant}, true
-		}
+	if err := h.beginWhenStarted(ctx); err != nil {
 		return err
 	}
-	if h.table, err = acquireGrant(h.key, func() *grantTable { return newGrantTable(h.MaxTokens) }); err == nil {
-		h.fetching, h.acquired = make(chan struct{}, maxFetches), true
+	h.warnOfPlacement(ctx)
+	handlers.add(h)
+	return nil
+}
+
+// provisionRequest finds out what the token request is, and returns it as far as it is known without a
+// request of a client.
+func (h *Handler) provisionRequest(ctx caddy.Context) (endpoint.Request, error) {
+	q := &h.request
+	q.h, q.resolving = h, make(chan struct{}, 1)
+	request, err := q.resolveWithSamples(ctx)
+	if err != nil {
+		return request, err
 	}
-	return err
+	if err := h.provisionMaxTokens(); err != nil {
+		return request, err
+	}
+	if q.trust, err = trustOf(h.Transport); err != nil {
+		return request, fmt.Errorf("transport: %w", err)
+	}
+	if h.tokens.key, err = q.grantKey(request); err != nil {
+		return request, err
+	}
+	h.reporter.key = h.tokens.key
+	q.varies = request.Key() != q.template().Key()
+	if h.Transport != nil && h.Transport.TLS != nil && request.IsCleartext() {
+		return request, errors.New("transport: TLS options have no effect on an http token_endpoint or issuer; use https")
+	}
+	return request, nil
 }
 
 // provisionMaxTokens checks the options that have to do with the number of grants.
@@ -322,260 +328,40 @@ func (h *Handler) provisionMaxTokens() error {
 	switch {
 	case h.MaxTokens < 0:
 		return fmt.Errorf("max_tokens: must be greater than zero, such as %d", defaultMaxTokens)
-	case h.MaxTokens > 0 && h.perRequest == nil:
+	case h.MaxTokens > 0 && h.request.placeholders == nil:
 		return errors.New("max_tokens: there is one token, since no option has a placeholder of the request; remove max_tokens")
-	case h.Prefetch && h.perRequest != nil:
-		return fmt.Errorf("prefetch: without a request nobody knows what {%s} stands for; remove prefetch", h.perRequest[0].name)
+	case h.Prefetch && h.request.placeholders != nil:
+		return fmt.Errorf("prefetch: without a request nobody knows what {%s} stands for; remove prefetch", h.request.placeholders[0].name)
 	case h.MaxTokens == 0:
 		h.MaxTokens = defaultMaxTokens
 	}
 	return nil
 }
 
-// Cleanup stops the prefetching, leaves the token cache, which keeps the token as long
-// as another configuration uses it, and closes idle connections to the token endpoint.
+// Cleanup stops the keeper and the sweep of the storage, gives back what Provision acquired, and closes idle
+// connections to the token endpoint. The pool keeps the grant as long as another configuration uses it.
 func (h *Handler) Cleanup() error {
 	handlers.remove(h)
-	h.keeper.end()
-	h.sharing.end()
+	h.keeper.Stop()
+	h.tokens.sharing.Stop()
+	// Each is given back once. Requests in flight still use the grant and the metrics: their fields stay set.
 	var errs []error
-	if h.acquired {
-		h.acquired = false // requests that outlive the configuration still use the grant
-		errs = append(errs, releaseGrant(h.key))
+	if h.holds.grant {
+		h.holds.grant = false
+		errs = append(errs, releaseGrant(h.tokens.key))
 	}
-	if h.holdsProofKey {
-		h.holdsProofKey = false
+	if h.holds.proofKey {
+		h.holds.proofKey = false
 		errs = append(errs, releaseProofKey())
 	}
-	if h.counted {
-		h.counted = false // as they use the metrics
-		errs = append(errs, releaseMetrics(h.labels))
+	if h.holds.metrics {
+		h.holds.metrics = false
+		errs = append(errs, releaseMetrics(h.reporter.labels))
 	}
 	if h.Transport != nil {
 		errs = append(errs, h.Transport.Cleanup())
 	}
 	return errors.Join(errs...)
-}
-
-// provisionOptions applies defaults and refuses what can't be meant. What depends
-// on placeholders is left to resolve.
-func (h *Handler) provisionOptions() error {
-	if h.TokenEndpoint == "" && h.Issuer == "" {
-		return errors.New("token_endpoint: missing; give the URL of the token endpoint, such as https://auth.example.com/oauth/token, or the issuer")
-	}
-	if h.TokenEndpoint != "" && h.Issuer != "" {
-		return errors.New("issuer: token_endpoint is given as well, and the issuer is there to discover it; keep one of them (signing_key's audience sets the aud of assertions)")
-	}
-	if h.AuthMethod == "" {
-		h.AuthMethod = authSecretBasic
-	}
-	if err := h.provisionSigningKey(); err != nil {
-		return err
-	}
-	if h.RequestFormat == "" {
-		h.RequestFormat = formatForm
-	}
-	if h.RequestFormat != formatForm && h.RequestFormat != formatJSON {
-		return fmt.Errorf("request_format: unknown format %q; use %s or %s", h.RequestFormat, formatForm, formatJSON)
-	}
-	if err := checkDuration("timeout", &h.Timeout, defaultTimeout); err != nil {
-		return err
-	}
-	if err := checkDuration("default_ttl", &h.DefaultTTL, defaultTTL); err != nil {
-		return err
-	}
-	var err error
-	if h.refreshAhead, err = parseRefreshAhead(h.RefreshAhead); err != nil {
-		return err
-	}
-	if err := h.provisionTokenHeader(); err != nil {
-		return err
-	}
-	return h.provisionReplay()
-}
-
-// provisionSigningKey checks how assertions are made. The key itself is read by resolve.
-func (h *Handler) provisionSigningKey() error {
-	if h.SigningKey == nil {
-		if h.AuthMethod == authPrivateKeyJWT {
-			return fmt.Errorf("signing_key: missing; auth_method %s needs the file with the private key", authPrivateKeyJWT)
-		}
-		h.assertions = new(SigningKey)
-		return h.assertions.provision()
-	}
-	switch {
-	case !usesAssertion(h.AuthMethod):
-		return fmt.Errorf("signing_key: auth_method %s signs nothing; use %s, or remove it", h.AuthMethod, authPrivateKeyJWT)
-	case h.AuthMethod == authPrivateKeyJWT && h.SigningKey.File == "":
-		return fmt.Errorf("signing_key: no file; auth_method %s needs that of the private key: signing_key <file>", authPrivateKeyJWT)
-	case h.AuthMethod == authSecretJWT && h.SigningKey.File != "":
-		return fmt.Errorf("signing_key: auth_method %s signs with the client_secret; remove the file, or use %s", authSecretJWT, authPrivateKeyJWT)
-	}
-	options := *h.SigningKey
-	h.assertions = &options
-	if err := h.assertions.provision(); err != nil {
-		return err
-	}
-	if h.SigningKey.File == "" {
-		return nil
-	}
-	p := placeholders{repl: caddy.NewReplacer()}
-	h.signingKey = &keyFile{path: p.value("signing_key", h.SigningKey.File), alg: h.SigningKey.Alg}
-	if p.err == nil && h.signingKey.isReadableByAll() {
-		h.logger.Warn("every user of this machine can read the signing key; take the right away with chmod o-r",
-			zap.String("signing_key", h.signingKey.path))
-	}
-	return p.err
-}
-
-// provisionProofs acquires the key that tokens are bound to.
-func (h *Handler) provisionProofs(ctx caddy.Context) error {
-	if h.DPoP == "" {
-		return nil
-	}
-	if h.TokenHeader != nil {
-		return errors.New("dpop: the token travels in Authorization with the scheme DPoP (RFC 9449 §7.1); remove token_header")
-	}
-	p := placeholders{repl: caddy.NewReplacer()}
-	origin, err := parseOrigin(p.value("dpop", h.DPoP))
-	if err = cmp.Or(p.err, err); err != nil {
-		return err
-	}
-	if err := checkPlacement(ctx); err != nil {
-		return err
-	}
-	key, err := acquireProofKey()
-	if err != nil {
-		return fmt.Errorf("dpop: making a key: %w", err)
-	}
-	h.holdsProofKey = true
-	h.prover = &prover{key: key, origin: origin, nonce: key.resources.of(origin)}
-	h.scheme = typeDPoP + " "
-	h.ownHeaders = append(h.ownHeaders, proofHeader)
-	return nil
-}
-
-func (h *Handler) provisionTokenHeader() error {
-	header := TokenHeader{Name: "Authorization", Scheme: typeBearer}
-	if h.TokenHeader != nil {
-		header = *h.TokenHeader
-	}
-	if !httpguts.ValidHeaderFieldName(header.Name) {
-		return fmt.Errorf("token_header: %q is not a valid header name; use letters, digits and hyphens", header.Name)
-	}
-	if header.Scheme != "" && !httpguts.ValidHeaderFieldName(header.Scheme) {
-		return fmt.Errorf("token_header: %q is not a valid authentication scheme; use a single word such as Bearer", header.Scheme)
-	}
-	h.headerName = textproto.CanonicalMIMEHeaderKey(header.Name)
-	if slices.Contains(connectionHeaders, h.headerName) {
-		return fmt.Errorf("token_header: %s belongs to the connection and would not reach the upstream; use another header", h.headerName)
-	}
-	if header.Scheme != "" {
-		h.scheme = header.Scheme + " "
-	}
-	h.ownHeaders = []string{h.headerName}
-	return nil
-}
-
-// connectionHeaders are not forwarded by a proxy (RFC 9110 §7.6.1) or are written
-// by the HTTP library from other sources.
-var connectionHeaders = []string{
-	"Connection", "Content-Length", "Host", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
-	"Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-}
-
-func (h *Handler) provisionReplay() error {
-	h.retryStatus = h.RetryStatus
-	if h.RetryStatus == nil {
-		h.retryStatus = []int{http.StatusUnauthorized}
-	}
-	for _, status := range h.retryStatus {
-		if !isErrorStatus(status) {
-			return fmt.Errorf("retry_status: %d is not a status of a rejection; use one from 400 to 599", status)
-		}
-	}
-	if h.MaskRejection != 0 && !isErrorStatus(h.MaskRejection) {
-		return fmt.Errorf("mask_rejection: %d is not a status of an error; use one from 400 to 599", h.MaskRejection)
-	}
-	if h.MaskRejection != 0 && len(h.retryStatus) == 0 {
-		return errors.New("mask_rejection: without retry_status nothing counts as a rejection; name the statuses in retry_status")
-	}
-	buffer := ReplayBuffer{PerRequest: defaultReplayBuffer, Total: defaultReplayTotal}
-	if h.ReplayBuffer != nil {
-		if len(h.retryStatus) == 0 && h.DPoP == "" {
-			return errors.New("replay_buffer: without retry_status no request is sent again; name the statuses in retry_status, or remove it")
-		}
-		if h.ReplayBuffer.PerRequest < 0 || h.ReplayBuffer.Total < 0 {
-			return errors.New("replay_buffer: sizes must be greater than zero; to never replay, use retry_status off")
-		}
-		if h.ReplayBuffer.PerRequest > 0 {
-			buffer.PerRequest = h.ReplayBuffer.PerRequest
-		}
-		buffer.Total = max(buffer.Total, buffer.PerRequest)
-		if h.ReplayBuffer.Total > 0 {
-			buffer.Total = h.ReplayBuffer.Total
-		}
-		if buffer.Total < buffer.PerRequest {
-			return errors.New("replay_buffer: the total is smaller than the size per request; make it at least as large")
-		}
-	}
-	h.replayLimit = buffer.PerRequest
-	h.budget = &replayBudget{limit: buffer.Total}
-	return nil
-}
-
-func (h *Handler) provisionTransport(ctx caddy.Context) error {
-	if h.Transport == nil {
-		h.Transport = new(reverseproxy.HTTPTransport)
-	}
-	if h.Transport.ProxyProtocol != "" {
-		return errors.New("transport: proxy_protocol needs a client's connection, which a token request doesn't have; remove it")
-	}
-	if h.Transport.KeepAlive == nil {
-		// Token requests are rare: an idle connection would mostly be found closed, and
-		// net/http logs what a peer sends on it unasked.
-		h.Transport.KeepAlive = &reverseproxy.KeepAlive{Enabled: new(bool)}
-	}
-	if err := h.Transport.Provision(ctx); err != nil {
-		return fmt.Errorf("transport: %w", err)
-	}
-	h.client = &tokenClient{
-		transport:  endpointTransport{h.Transport},
-		timeout:    time.Duration(h.Timeout),
-		defaultTTL: time.Duration(h.DefaultTTL),
-	}
-	return nil
-}
-
-// endpointTransport is Caddy's HTTP transport for requests that no client's request
-// stands behind.
-type endpointTransport struct {
-	*reverseproxy.HTTPTransport
-}
-
-// RoundTrip gives the transport the replacer that it looks for in the request's
-// context, for placeholders in its own options.
-func (t endpointTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	res, err := t.HTTPTransport.RoundTrip(req.WithContext(
-		context.WithValue(req.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer())))
-	if dial, ok := errors.AsType[reverseproxy.DialError](err); ok {
-		return nil, &dialError{text: dial.Error()}
-	}
-	return res, err
-}
-
-func checkDuration(option string, d *caddy.Duration, fallback time.Duration) error {
-	if *d < 0 {
-		return fmt.Errorf("%s: must be longer than zero, such as %s", option, fallback)
-	}
-	if *d == 0 {
-		*d = caddy.Duration(fallback)
-	}
-	return nil
-}
-
-func isErrorStatus(status int) bool {
-	return status >= 400 && status <= 599
 }
 
 // Interface guards

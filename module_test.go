@@ -9,6 +9,11 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
 // The secret of the configurations below, which no message may quote.
@@ -40,11 +45,11 @@ func handlerFromConfig(t testing.TB, config string) *Handler {
 	if strings.HasPrefix(config, "{") {
 		return strictHandler(t, []byte(config))
 	}
-	adapted, err := adapt(":80 {\n" + config + "\n}\n")
+	adapted, err := gatewaytest.Adapt(":80 {\n" + config + "\n}\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strictHandler(t, adaptedHandlers(t, string(adapted))[0])
+	return strictHandler(t, gatewaytest.AdaptedHandlers(t, string(adapted))[0])
 }
 
 // provisionConfig provisions a handler for the time of the test.
@@ -75,7 +80,7 @@ func cleanUpConfig(t testing.TB, h *Handler) {
 	}
 }
 
-func checkGrantUsers(t *testing.T, key grantKey, want int) {
+func checkGrantUsers(t *testing.T, key endpoint.GrantKey, want int) {
 	t.Helper()
 	if got, exists := grants.References(key); got != want || exists != (want > 0) {
 		t.Errorf("the token has %d users (in the pool: %t), want %d", got, exists, want)
@@ -87,8 +92,8 @@ func checkGrantUsers(t *testing.T, key grantKey, want int) {
 func configSecrets(t *testing.T) (empty, full, missing string) {
 	dir := t.TempDir()
 	empty, full, missing = filepath.Join(dir, "empty"), filepath.Join(dir, "full"), filepath.Join(dir, "missing")
-	writeFile(t, empty, "")
-	writeFile(t, full, configCanary+"\n")
+	servertest.WriteFile(t, empty, "")
+	servertest.WriteFile(t, full, configCanary+"\n")
 	t.Setenv("OAUTH_CC_TEST_EMPTY", "")
 	t.Setenv("OAUTH_CC_TEST_SECRET", configCanary)
 	t.Setenv("OAUTH_CC_TEST_BRACES", "{env.HOME}\\{}")
@@ -101,7 +106,7 @@ func configSecrets(t *testing.T) (empty, full, missing string) {
 func TestProvisionRefuses(t *testing.T) {
 	empty, _, missing := configSecrets(t)
 	keyFile := filepath.Join(t.TempDir(), "key.pem")
-	writeFile(t, keyFile, pkcs8(t, testKeys()["P-256"]))
+	servertest.WriteFile(t, keyFile, servertest.PKCS8(t, servertest.Keys()["P-256"]))
 	withKey := func(options ...string) string {
 		return configWithClient(append([]string{"client_id app", "auth_method private_key_jwt"}, options...)...)
 	}
@@ -262,7 +267,7 @@ func TestProvisionRefuses(t *testing.T) {
 		{"token_header TE", configWith("token_header TE"), []string{"token_header: Te belongs to the connection"}},
 		{"token_header Upgrade", configWith("token_header upgrade"), []string{"token_header: Upgrade belongs to the connection"}},
 		{"token_header Host", configWith("token_header Host"), []string{"token_header: Host belongs to the connection"}},
-		{"retry_status below the range", jsonWith(`"retry_status":[401,399]`), []string{"retry_status: 399 is not a status of a rejection", "use one from 400 to 599"}},
+		{"retry_status below the range", jsonWith(`"retry_status":[401,299]`), []string{"retry_status: 299 is not a status of a rejection", "use one from 300 to 599"}},
 		{"retry_status above the range", jsonWith(`"retry_status":[600]`), []string{"retry_status: 600 is not"}},
 		{"mask_rejection below the range", jsonWith(`"mask_rejection":302`), []string{"mask_rejection: 302 is not a status of an error", "use one from 400 to 599"}},
 		{"mask_rejection above the range", jsonWith(`"mask_rejection":600`), []string{"mask_rejection: 600 is not"}},
@@ -279,6 +284,8 @@ func TestProvisionRefuses(t *testing.T) {
 		{"negative refresh_ahead", jsonWith(`"refresh_ahead":"-5m"`), []string{"refresh_ahead: \"-5m\" is not a time ahead", "such as 25%"}},
 		{"refresh_ahead of the whole life", jsonWith(`"refresh_ahead":"100%"`), []string{"refresh_ahead: \"100%\" is not a time ahead", "up to 90%"}},
 		{"negative default_ttl", jsonWith(`"default_ttl":"-5m"`), []string{"default_ttl: must be longer than zero", "such as 5m"}},
+		{"negative ttl", jsonWith(`"ttl":"-5m"`), []string{"ttl: must be longer than zero", "such as 1h"}},
+		{"ttl and default_ttl", configWith("ttl 1h", "default_ttl 5m"), []string{"ttl: default_ttl is given as well", "remove default_ttl"}},
 		{"transport with proxy_protocol", configWith("transport {\nproxy_protocol v2\n}"), []string{"transport: proxy_protocol needs a client's connection", "remove it"}},
 		{"transport with an unknown version", configWith("transport {\nversions 4\n}"), []string{"transport: unsupported HTTP version"}},
 		{"transport with a missing CA", configWith("transport {\ntls_trust_pool file {\npem_file " + missing + "\n}\n}"), []string{"transport: ", missing}},
@@ -289,7 +296,7 @@ func TestProvisionRefuses(t *testing.T) {
 				t.Fatalf("was accepted:\n%s", test.config)
 			}
 			wantMessage(t, err, test.says)
-			if h.acquired || h.source != nil {
+			if h.holds.grant || h.tokens.source != nil {
 				t.Error("a token was acquired all the same")
 			}
 			cleanUpConfig(t, h)
@@ -321,10 +328,10 @@ func wantMessage(t *testing.T, err error, says []string) {
 func TestProvisionAccepts(t *testing.T) {
 	_, full, _ := configSecrets(t)
 	keyFile := filepath.Join(t.TempDir(), "key.pem")
-	writeFile(t, keyFile, pkcs8(t, testKeys()["RSA"]))
-	certificate, certificateKey := newTestCA(t).client(t, "app")
+	servertest.WriteFile(t, keyFile, servertest.PKCS8(t, servertest.Keys()["RSA"]))
+	certificate, certificateKey := servertest.NewCA(t).Client(t, "app")
 	t.Setenv("OAUTH_CC_TEST_KEY", keyFile)
-	t.Setenv("OAUTH_CC_TEST_LONG_SECRET", longSecret)
+	t.Setenv("OAUTH_CC_TEST_LONG_SECRET", servertest.LongSecret)
 	withKey := func(options ...string) string {
 		return configWithClient(append([]string{"client_id app", "auth_method private_key_jwt"}, options...)...)
 	}
@@ -360,7 +367,7 @@ func TestProvisionAccepts(t *testing.T) {
 		configWith("resource urn:example:orders"),
 		configWith("param grant_type client_credential"),
 		configWith("retry_status off"),
-		configWith("retry_status 400 599", "mask_rejection 599"),
+		configWith("retry_status 300 599", "mask_rejection 599"),
 		configWith("replay_buffer 100MiB"),
 		configWith("replay_buffer 1MiB 1MiB"),
 		configWith("token_header X-Api-Token"),
@@ -369,9 +376,9 @@ func TestProvisionAccepts(t *testing.T) {
 		jsonWith(`"retry_status":[],"timeout":0`),
 	} {
 		h := provisionedConfig(t, config)
-		checkGrantUsers(t, h.key, 1)
+		checkGrantUsers(t, h.tokens.key, 1)
 		cleanUpConfig(t, h)
-		checkGrantUsers(t, h.key, 0)
+		checkGrantUsers(t, h.tokens.key, 0)
 	}
 }
 
@@ -390,24 +397,24 @@ func TestPlaceholdersAreResolvedOnceAndBracesCanBeEscaped(t *testing.T) {
 		`a\b`:                                               `a\b`,
 	} {
 		h := provisionedConfig(t, configWithClient("client_id app", "client_secret "+written))
-		request, err := h.resolve(nil)
+		request, err := h.request.resolve(nil)
 		if err != nil {
 			t.Errorf("%s: %v", written, err)
 		}
-		if request.clientSecret != want {
-			t.Errorf("%s is resolved to %q, want %q", written, request.clientSecret, want)
+		if request.ClientSecret != want {
+			t.Errorf("%s is resolved to %q, want %q", written, request.ClientSecret, want)
 		}
 	}
 }
 
 func TestEveryOptionTogetherIsProvisioned(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
-	writeFile(t, secret, strings.Repeat("long enough ", 3))
+	servertest.WriteFile(t, secret, strings.Repeat("long enough ", 3))
 	site := readGoldens(t, filepath.Join(adaptDir, "everything"+goldenExtension))[0].input
 	site = strings.ReplaceAll(site, "/run/secrets/client", secret)
 	for _, excluded := range [][]string{ // of options that exclude each other
-		{" https://auth.example.com/token", "token_header X-Api-Token Bearer", "max_tokens 500", "storage file_system /mnt/tokens"},
-		{"issuer https://auth.example.com", "dpop https://api.example.com", "max_tokens 500"},
+		{" https://auth.example.com/token", "token_header X-Api-Token Bearer", "max_tokens 500", "storage file_system /mnt/tokens", "default_ttl 10m"},
+		{"issuer https://auth.example.com", "dpop https://api.example.com", "max_tokens 500", "ttl 1h"},
 	} {
 		allowed := site
 		for _, text := range excluded {
@@ -425,7 +432,7 @@ func TestEveryOptionTogetherIsProvisioned(t *testing.T) {
 // validateCaddyfile is what caddy validate does.
 func validateCaddyfile(t testing.TB, text string) error {
 	t.Helper()
-	adapted, err := adapt(text)
+	adapted, err := gatewaytest.Adapt(text)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -441,20 +448,20 @@ func validateCaddyfile(t testing.TB, text string) error {
 func TestFailedProvisionReleasesNothing(t *testing.T) {
 	config := configWith("transport {\nproxy_protocol v1\n}")
 	h, err := provisionConfig(t, config)
-	if err == nil || h.key == (grantKey{}) {
+	if err == nil || h.tokens.key == (endpoint.GrantKey{}) {
 		t.Fatalf("want a failure after the key was known, got %v", err)
 	}
-	if _, err := acquireGrant(h.key, newCachedGrant); err != nil { // as another configuration would
+	if _, err := acquireGrant(h.tokens.key, tokencache.NewGrant); err != nil { // as another configuration would
 		t.Fatal(err)
 	}
 	for range 2 {
 		cleanUpConfig(t, h)
-		checkGrantUsers(t, h.key, 1)
+		checkGrantUsers(t, h.tokens.key, 1)
 	}
-	if err := releaseGrant(h.key); err != nil {
+	if err := releaseGrant(h.tokens.key); err != nil {
 		t.Fatal(err)
 	}
-	checkGrantUsers(t, h.key, 0)
+	checkGrantUsers(t, h.tokens.key, 0)
 }
 
 func TestCleanupIsSafeBeforeProvisionAndTwice(t *testing.T) {
@@ -463,20 +470,20 @@ func TestCleanupIsSafeBeforeProvisionAndTwice(t *testing.T) {
 
 	config := configWith("dpop https://api.example.com")
 	running, other := provisionedConfig(t, config), provisionedConfig(t, config)
-	checkGrantUsers(t, running.key, 2)
+	checkGrantUsers(t, running.tokens.key, 2)
 	for range 2 {
 		cleanUpConfig(t, other)
-		checkGrantUsers(t, running.key, 1)
+		checkGrantUsers(t, running.tokens.key, 1)
 		if users, _ := proofKeys.References(proofKeyName); users != 1 {
 			t.Errorf("the key of the proofs has %d users", users)
 		}
 	}
-	if running.source.grant.released {
+	if isReleased(t, running.tokens.source.grant) {
 		t.Error("the token was destroyed while in use")
 	}
 	cleanUpConfig(t, running)
-	checkGrantUsers(t, running.key, 0)
-	if !running.source.grant.released {
+	checkGrantUsers(t, running.tokens.key, 0)
+	if !isReleased(t, running.tokens.source.grant) {
 		t.Error("the token was not destroyed after its last use")
 	}
 }
@@ -488,7 +495,7 @@ func TestUnloadedConfigurationLeavesNothingBehind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := loaded.(*Handler).key
+	key := loaded.(*Handler).tokens.key
 	checkGrantUsers(t, key, 1)
 	_, err = ctx.LoadModuleByID("http.handlers.oauth_cc", json.RawMessage(jsonWith(`"scopes":["orders:read"],"timeout":-1`)))
 	if err == nil || !strings.Contains(err.Error(), "timeout: must be longer than zero") {
@@ -535,10 +542,10 @@ func TestEqualGrantsAreShared(t *testing.T) {
 				second = first
 			}
 			a, b := provisionedConfig(t, first), provisionedConfig(t, second)
-			if a.source.grant != b.source.grant {
+			if a.tokens.source.grant != b.tokens.source.grant {
 				t.Errorf("no shared token for\n%s\nand\n%s", first, second)
 			}
-			checkGrantUsers(t, a.key, 2)
+			checkGrantUsers(t, a.tokens.key, 2)
 		})
 	}
 }
@@ -546,7 +553,7 @@ func TestEqualGrantsAreShared(t *testing.T) {
 func TestDifferentGrantsAreNotShared(t *testing.T) {
 	_, full, _ := configSecrets(t)
 	t.Setenv("OAUTH_CC_TEST_A", "a")
-	t.Setenv("OAUTH_CC_TEST_LONG_SECRET", longSecret)
+	t.Setenv("OAUTH_CC_TEST_LONG_SECRET", servertest.LongSecret)
 	t.Setenv("OAUTH_CC_TEST_ENDPOINT", "https://auth.example.com/token")
 	base := configWith("scope a", "audience a", "resource urn:a", "param a a", "request_header X-A a", "transport {\nversions 1.1\n}")
 	change := func(from, to string) string {
@@ -590,6 +597,8 @@ func TestDifferentGrantsAreNotShared(t *testing.T) {
 		"signed for":        strings.Replace(change("scope a", "scope a\nauth_method client_secret_jwt\nsigning_key {\naudience a\n}"), configCanary, "{env.OAUTH_CC_TEST_LONG_SECRET}", 1),
 		"signed as":         strings.Replace(change("scope a", "scope a\nauth_method client_secret_jwt\nsigning_key {\ntyp JWT\n}"), configCanary, "{env.OAUTH_CC_TEST_LONG_SECRET}", 1),
 		"transport":         change("versions 1.1", "versions 1.1\ntls_insecure_skip_verify"),
+		"ttl":               change("scope a", "scope a\nttl 1h"),
+		"another ttl":       change("scope a", "scope a\nttl 2h"),
 		"no transport":      change("transport {\nversions 1.1\n}", ""),
 
 		// They would part as soon as the variable changes.
@@ -600,30 +609,30 @@ func TestDifferentGrantsAreNotShared(t *testing.T) {
 		"param's source":    change("param a a", "param a {env.OAUTH_CC_TEST_A}"),
 		"header's source":   change("request_header X-A a", "request_header X-A {env.OAUTH_CC_TEST_A}"),
 	}
-	names := make(map[grantKey]string)
+	names := make(map[endpoint.GrantKey]string)
 	for name, config := range configs {
 		h := provisionedConfig(t, config)
-		if other, taken := names[h.key]; taken {
+		if other, taken := names[h.tokens.key]; taken {
 			t.Errorf("%s and %s share a token", name, other)
 		}
-		names[h.key] = name
+		names[h.tokens.key] = name
 	}
 }
 
 // A certificate that was written over is another credential: a reload then ends the pauses
 // that the old one led to, and its tokens may be bound to it.
 func TestAnotherCertificateIsAnotherGrant(t *testing.T) {
-	ca := newTestCA(t)
-	certificate, key := ca.client(t, "app")
+	ca := servertest.NewCA(t)
+	certificate, key := ca.Client(t, "app")
 	config := configWithClient("client_id app", "auth_method tls_client_auth", "transport {\ntls_client_auth "+certificate+" "+key+"\n}")
-	first, same := provisionedConfig(t, config).key, provisionedConfig(t, config).key
-	renewed, renewedKey := ca.client(t, "app")
+	first, same := provisionedConfig(t, config).tokens.key, provisionedConfig(t, config).tokens.key
+	renewed, renewedKey := ca.Client(t, "app")
 	for from, to := range map[string]string{renewed: certificate, renewedKey: key} {
 		if err := os.Rename(from, to); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if first != same || first == provisionedConfig(t, config).key {
+	if first != same || first == provisionedConfig(t, config).tokens.key {
 		t.Error("the certificate is not told apart")
 	}
 }
@@ -632,43 +641,43 @@ func TestAnotherCertificateIsAnotherGrant(t *testing.T) {
 // unnoticed.
 func TestGrantKeyTellsNeighbouringFieldsApart(t *testing.T) {
 	one := func(name string, values ...string) map[string][]string { return map[string][]string{name: values} }
-	requests := []grantRequest{
+	requests := []endpoint.Request{
 		{},
-		{clientID: "ab", clientSecret: "c"},
-		{clientID: "a", clientSecret: "bc"},
-		{clientID: "abc"},
-		{clientSecret: "abc"},
-		{endpoint: "a", clientID: "bc"},
-		{authMethod: "ab", format: "c"},
-		{authMethod: "a", format: "bc"},
-		{format: "a", scopes: []string{"bc"}},
-		{format: "abc"},
-		{scopes: []string{"abc"}},
-		{scopes: []string{"ab", "c"}},
-		{scopes: []string{"a", "bc"}},
-		{scopes: []string{"abc", ""}},
-		{scopes: []string{"ab"}, audience: []string{"c"}},
-		{scopes: []string{"a"}, audience: []string{"b", "c"}},
-		{scopes: []string{"a", "b"}, audience: []string{"c"}},
-		{audience: []string{"abc"}},
-		{audience: []string{"ab"}, resource: []string{"c"}},
-		{resource: []string{"abc"}},
-		{params: one("a", "bc")},
-		{params: one("ab", "c")},
-		{params: one("a", "b", "c")},
-		{params: map[string][]string{"a": {"b"}, "c": nil}},
-		{params: map[string][]string{"a": {"b"}, "c": {"1"}}},
-		{params: one("a", "b", "c", "1")},
-		{params: one("a", "b"), headers: one("a", "b")},
-		{headers: one("a", "bc")},
-		{headers: one("ab", "c")},
-		{resource: []string{"a", "1", "b"}},
-		{params: one("a", "b")},
-		{headers: one("a", "b")},
+		{ClientID: "ab", ClientSecret: "c"},
+		{ClientID: "a", ClientSecret: "bc"},
+		{ClientID: "abc"},
+		{ClientSecret: "abc"},
+		{Endpoint: "a", ClientID: "bc"},
+		{AuthMethod: "ab", Format: "c"},
+		{AuthMethod: "a", Format: "bc"},
+		{Format: "a", Scopes: []string{"bc"}},
+		{Format: "abc"},
+		{Scopes: []string{"abc"}},
+		{Scopes: []string{"ab", "c"}},
+		{Scopes: []string{"a", "bc"}},
+		{Scopes: []string{"abc", ""}},
+		{Scopes: []string{"ab"}, Audience: []string{"c"}},
+		{Scopes: []string{"a"}, Audience: []string{"b", "c"}},
+		{Scopes: []string{"a", "b"}, Audience: []string{"c"}},
+		{Audience: []string{"abc"}},
+		{Audience: []string{"ab"}, Resource: []string{"c"}},
+		{Resource: []string{"abc"}},
+		{Params: one("a", "bc")},
+		{Params: one("ab", "c")},
+		{Params: one("a", "b", "c")},
+		{Params: map[string][]string{"a": {"b"}, "c": nil}},
+		{Params: map[string][]string{"a": {"b"}, "c": {"1"}}},
+		{Params: one("a", "b", "c", "1")},
+		{Params: one("a", "b"), Headers: one("a", "b")},
+		{Headers: one("a", "bc")},
+		{Headers: one("ab", "c")},
+		{Resource: []string{"a", "1", "b"}},
+		{Params: one("a", "b")},
+		{Headers: one("a", "b")},
 	}
-	seen := make(map[grantKey]string)
+	seen := make(map[endpoint.GrantKey]string)
 	for _, request := range requests {
-		key, err := new(Handler).grantKey(request)
+		key, err := (&tokenRequest{h: new(Handler)}).grantKey(request)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -24,7 +24,7 @@ type standIn func(use placeholderUse) (string, error)
 // placeholderUse is a placeholder where it is used.
 type placeholderUse struct {
 	option, name string
-	whole        bool // it is all that the option's value is
+	place        place
 }
 
 // value is for an option that is the same for every request.
@@ -43,15 +43,20 @@ func (p *placeholders) perRequest(option, input string) string {
 }
 
 func (p *placeholders) replace(option, input string, request standIn) string {
+	var uses []placeholderUse
 	output, err := p.repl.ReplaceFunc(input, func(name string, value any) (any, error) {
 		if !isStaticPlaceholder(name) {
-			return request(placeholderUse{option, name, input == "{"+name+"}"})
+			uses = append(uses, placeholderUse{option: option, name: name})
+			return placeMark, nil
 		}
 		if caddy.ToString(value) == "" {
 			return nil, fmt.Errorf("placeholder {%s} is empty; set the variable, or make the file readable and not empty", name)
 		}
 		return value, nil
 	})
+	if err == nil && len(uses) > 0 {
+		output, err = fill(output, uses, request)
+	}
 	if err == nil && unclosedBrace.MatchString(input) {
 		err = errors.New("a brace is not closed; close the placeholder, and write \\{ for a literal brace")
 	}
@@ -59,6 +64,29 @@ func (p *placeholders) replace(option, input string, request standIn) string {
 		p.err = fmt.Errorf("%s: %w", option, err)
 	}
 	return output
+}
+
+// fill puts what the placeholders of the request stand for in place of the marks in a text, which has no
+// others left. So nothing that a client sent is searched for placeholders.
+func fill(text string, uses []placeholderUse, request standIn) (string, error) {
+	parts := strings.Split(text, placeMark)
+	if len(parts) != len(uses)+1 {
+		return "", errors.New("a variable or a file has the character U+E001, which can't stand beside a placeholder of the request; remove it")
+	}
+	if err := findPlaces(text, uses); err != nil {
+		return "", err
+	}
+	var output strings.Builder
+	for i, use := range uses {
+		value, err := request(use)
+		if err != nil {
+			return "", err
+		}
+		output.WriteString(parts[i])
+		output.WriteString(use.place.escape(value))
+	}
+	output.WriteString(parts[len(uses)])
+	return output.String(), nil
 }
 
 func (p *placeholders) values(option string, inputs []string) []string {
@@ -69,7 +97,7 @@ func (p *placeholders) values(option string, inputs []string) []string {
 	return outputs
 }
 
-func (p *placeholders) named(option string, inputs map[string][]string) map[string][]string {
+func (p *placeholders) valuesByName(option string, inputs map[string][]string) map[string][]string {
 	outputs := make(map[string][]string, len(inputs))
 	for _, name := range slices.Sorted(maps.Keys(inputs)) { // the same order whenever it is done
 		outputs[name] = p.values(option+" "+name, inputs[name])

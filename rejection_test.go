@@ -4,353 +4,426 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
-const uncuredMessage = "the upstream rejected the renewed token as well; the client gets the rejection"
-
-// rejectWith is an API that rejects token-1 with a status and challenges.
-func rejectWith(status int, challenges ...string) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		if bearer(r) == "token-2" {
-			_, _ = io.WriteString(w, "accepted")
-			return
-		}
-		w.Header()["Www-Authenticate"] = challenges
-		w.WriteHeader(status)
-		_, _ = io.WriteString(w, "rejected")
-	}
+// acceptsAfter makes the API take each token as late as this, if ever it was granted.
+func (g *virtualGateway) acceptsAfter(late time.Duration, rejects http.HandlerFunc) {
+	g.accepts(func(token string) bool {
+		g.endpoint.mu.Lock()
+		defer g.endpoint.mu.Unlock()
+		granted, ok := g.endpoint.granted[token]
+		return ok && time.Since(granted) >= late
+	}, rejects)
 }
 
-func TestRejectionIsJudgedByItsChallenges(t *testing.T) {
-	for _, test := range []struct {
-		name       string
-		challenges []string
-		replayed   bool
-	}{
-		{"invalid_token", []string{`Bearer realm="a", error="invalid_token"`}, true},
-		{"invalid_token, not quoted", []string{`bearer error=invalid_token`}, true},
-		{"none", nil, true},
-		{"Basic", []string{`Basic realm="a, error=\"insufficient_scope\""`}, true},
-		{"Bearer without error", []string{`Bearer realm="a"`}, true},
-		{"another scheme's error", []string{`DPoP error="insufficient_scope"`}, true},
-		{"a proof's error, though there is none", []string{`Bearer error="invalid_dpop_proof"`}, true},
-		{"insufficient_scope", []string{`Bearer error="insufficient_scope", scope="a b"`}, false},
-		{"invalid_request", []string{`Bearer error=invalid_request`}, false},
-		{"several in a line", []string{`Basic realm="a", Bearer realm="b", error="insufficient_scope"`}, false},
-		{"several in a line, the token at fault", []string{`Digest nonce="x=,", Bearer realm="b", error="invalid_token", Basic realm="c"`}, true},
-		{"several lines", []string{`Basic realm="a"`, `Negotiate YII=`, `Bearer error="invalid_request"`}, false},
-		{"several lines, the token at fault", []string{`Bearer error="insufficient_scope"`, `Bearer error="invalid_token"`}, true},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			endpoint, upstream := startTokenServer(t), startScriptedAPI(t, rejectWith(401, test.challenges...))
-			g := startGateway(t, endpoint.options()+proxyTo(upstream))
-			a, n := g.get("/"), endpoint.count()
-			if test.replayed {
-				checkAnswer(t, a, 200, "accepted")
-				if n != 2 {
-					t.Errorf("%d token requests, want 2", n)
-				}
-				return
-			}
-			checkAnswer(t, a, 401, "rejected")
-			if got := a.header["Www-Authenticate"]; fmt.Sprint(got) != fmt.Sprint(test.challenges) || n != 1 {
-				t.Errorf("the client got %q after %d token requests", got, n)
-			}
-		})
-	}
-}
-
-func TestRetryStatusAndMask(t *testing.T) {
-	const scope = `Bearer error="insufficient_scope"`
-	for _, test := range []struct {
-		name, options string
-		status        int
-		challenge     string
-		want          int
-		wantChallenge bool
-		requests      int
-	}{
-		{"403 is an answer like any other", "", 403, "Bearer", 403, true, 1},
-		{"403 on request", "retry_status 403 401", 403, "Bearer", 200, false, 2},
-		{"401 beside 403", "retry_status 403 401", 401, "Bearer", 200, false, 2},
-		{"401 not listed", "retry_status 403", 401, "Bearer", 401, true, 1},
-		{"off", "retry_status off", 401, "Bearer", 401, true, 1},
-		{"masked", "mask_rejection", 401, scope, 502, false, 1},
-		{"masked with a status", "mask_rejection 503", 401, scope, 503, false, 1},
-		{"masked only if it is a rejection", "mask_rejection", 403, "Bearer", 403, true, 1},
-		{"masked 403", "mask_rejection\nretry_status 403", 403, scope, 502, false, 1},
-		{"cured needs no mask", "mask_rejection", 401, "Bearer", 200, false, 2},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			endpoint, upstream := startTokenServer(t), startScriptedAPI(t, rejectWith(test.status, test.challenge))
-			g := startGateway(t, endpoint.options(test.options)+proxyTo(upstream))
-			a, body := g.get("/"), "rejected"
-			if test.want == 200 {
-				body = "accepted"
-			}
-			checkAnswer(t, a, test.want, body)
-			if got := a.header.Get("WWW-Authenticate") != ""; got != test.wantChallenge {
-				t.Errorf("the client got a challenge: %t, want %t", got, test.wantChallenge)
-			}
-			if n := endpoint.count(); n != test.requests {
-				t.Errorf("%d token requests, want %d", n, test.requests)
-			}
-		})
-	}
-}
-
-// With a token that the upstream never accepts, the endpoint is asked for another one
-// only once in a while, whatever the load.
-func TestUncuredRejectionPassesThrough(t *testing.T) {
+// An API can learn of a new token later than the gateway does. While the one before lives, no client
+// notices, and it takes one token request for each lifetime.
+func TestNewTokenThatIsTakenLate(t *testing.T) {
+	bare := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }
 	for name, test := range map[string]struct {
-		options, challenge string
-		want               int
+		late    time.Duration
+		rejects http.HandlerFunc
+		ahead   string
+		most    int // token requests
 	}{
-		"invalid_token": {"", `Bearer error="invalid_token"`, 401},
-		"bare":          {"", "Bearer", 401},
-		"masked":        {"mask_rejection", "Bearer", 502},
+		"a moment":        {100 * time.Millisecond, nil, "", 16},
+		"2 s":             {2 * time.Second, nil, "", 16},
+		"2 s, bare":       {2 * time.Second, bare, "", 16},
+		"6 s":             {6 * time.Second, nil, "", 16},
+		"14 s":            {14 * time.Second, nil, "50%", 34},
+		"2 s, half of it": {2 * time.Second, nil, "50%", 34},
+		"2 s, not ahead":  {2 * time.Second, nil, "off", 12},
 	} {
 		t.Run(name, func(t *testing.T) {
-			endpoint := startTokenServer(t)
-			upstream := startScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("WWW-Authenticate", test.challenge)
-				w.Header().Set("X-From", bearer(r))
-				http.Error(w, "rejected "+bearer(r), http.StatusUnauthorized)
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, &Handler{RefreshAhead: test.ahead})
+				g.endpoint.expiresIn = "60"
+				g.mustGet()
+				time.Sleep(test.late)
+				g.acceptsAfter(test.late, test.rejects)
+				g.load(50*time.Millisecond, 10*time.Minute, func(a virtualAnswer) {
+					if a.status != 200 {
+						t.Errorf("got %+v", a)
+					}
+				})
+				if n := g.endpoint.count(); n > test.most {
+					t.Errorf("%d token requests in ten minutes", n)
+				}
 			})
-			g := startGateway(t, endpoint.options(test.options)+proxyTo(upstream, dialAnew))
-			a := g.post("/", "text/plain", "payload")
-			checkAnswer(t, a, test.want, "rejected token-2\n")
-			if got := a.header["X-From"]; len(got) != 1 || got[0] != "token-2" {
-				t.Errorf("X-From is %q, want the second rejection's", got)
-			}
-			if got := len(a.header["Www-Authenticate"]); got != 1 && test.want == 401 {
-				t.Errorf("the client got %d challenges", got)
-			}
-			g.getConcurrently(50, test.want)
-			if n := endpoint.count(); n != 2 {
-				t.Errorf("%d token requests, want 2", n)
-			}
-			if n := len(g.logs.with(uncuredMessage)); n != 1 {
-				t.Errorf("%d warnings, want 1", n)
-			}
 		})
 	}
 }
 
-func TestTokenOfAReplayIsTakenAwayFromAnErrorRoute(t *testing.T) {
-	var seen attemptLog
-	endpoint, errorPages := startTokenServer(t), startScriptedAPI(t, seen.observe(func(http.ResponseWriter, *http.Request) {}))
-	upstream := startScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
-		if bearer(r) != "token-1" {
-			panic(http.ErrAbortHandler)
-		}
-		rejectToken(w)
-	})
-	g := startGateway(t, endpoint.options()+proxyTo(upstream)+"handle_errors {\n"+proxyTo(errorPages)+"}\n")
-	g.get("/")
-	if all := seen.all(); len(all) != 1 || all[0].header["Authorization"] != nil || endpoint.count() != 2 {
-		t.Errorf("the error route got %v after %d token requests", all, endpoint.count())
-	}
-}
-
-func TestConcurrentRejectionsCauseOneRenewal(t *testing.T) {
-	endpoint := startTokenServer(t)
-	upstream := startScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, "rejected", http.StatusUnauthorized)
-	})
-	g := startGateway(t, endpoint.options()+proxyTo(upstream, dialAnew))
-	g.getConcurrently(50, 401)
-	if n := endpoint.count(); n != 2 {
-		t.Errorf("%d token requests, want 2", n)
-	}
-	if n := len(g.logs.with(uncuredMessage)); n != 1 {
-		t.Errorf("%d warnings, want 1", n)
-	}
-}
-
-func TestIdenticalTokenIsNotSentAgain(t *testing.T) {
-	var seen attemptLog
-	endpoint := startTokenServer(t)
-	endpoint.setAnswer(func(w http.ResponseWriter, _ *http.Request, _ int) {
-		_, _ = io.WriteString(w, `{"access_token":"always","token_type":"Bearer","expires_in":3600}`)
-	})
-	upstream := startScriptedAPI(t, seen.observe(rejectWith(401, "Bearer")))
-	g := startGateway(t, endpoint.options()+proxyTo(upstream))
-	checkAnswer(t, g.post("/", "text/plain", "payload"), 401, "rejected")
-	if got := seen.tokens(); got != "always" || endpoint.count() != 2 {
-		t.Errorf("the upstream got %q after %d token requests", got, endpoint.count())
-	}
-}
-
-// A request that was on its way when others renewed the token needs no renewal.
-func TestNewerTokenInTheCacheIsUsed(t *testing.T) {
-	arrived, release := make(chan struct{}), make(chan struct{})
-	endpoint := startTokenServer(t)
-	upstream := startScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" && bearer(r) == "token-1" {
-			close(arrived)
-			<-release
-		}
-		acceptOnly("token-2")(w, r)
-	})
-	g := startGateway(t, endpoint.options()+proxyTo(upstream))
-	slow := make(chan answer)
-	go func() { slow <- g.post("/slow", "text/plain", "payload") }()
-	awaitSignal(t, "the slow request", arrived)
-	checkAnswer(t, g.get("/"), 200, "")
-	close(release)
-	checkAnswer(t, awaitSignal(t, "the slow answer", slow), 200, "payload")
-	if n := endpoint.count(); n != 2 {
-		t.Errorf("%d token requests, want 2", n)
-	}
-}
-
-func TestFailedRenewalIsAnsweredAsSuch(t *testing.T) {
-	for _, test := range []struct {
-		name, options, answer string
-		status, want          int
-		retryAfter            bool
+// What can't be cured is not asked for again and again: 0, 10, 30 and 70 s after the first rejection,
+// then once a minute, whatever the rejections say and whether they can be replayed or not.
+func TestTokensThatAreNeverTaken(t *testing.T) {
+	bare := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }
+	for name, test := range map[string]struct {
+		rejects http.HandlerFunc
+		body    string
 	}{
-		{"endpoint down", "", `{}`, 503, 503, true},
-		{"refused", "", `{"error":"invalid_client"}`, 401, 502, false},
-		{"allow_without_token", "allow_without_token", `{"error":"invalid_client"}`, 401, 200, false},
+		"invalid_token":               {nil, ""},
+		"bare":                        {bare, ""},
+		"invalid_token, large bodies": {nil, strings.Repeat("x", 2<<20)},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			var seen attemptLog
-			endpoint := startTokenServer(t)
-			endpoint.setAnswer(func(w http.ResponseWriter, _ *http.Request, n int) {
-				if n == 1 {
-					endpoint.grant(w)
-					return
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, new(Handler))
+				g.accepts(func(string) bool { return false }, test.rejects)
+				counts := []int{0}
+				for minute := range 10 {
+					for range 120 {
+						a := g.send(httptest.NewRequest(http.MethodPost, "/", strings.NewReader(test.body)))
+						if a.status != 401 {
+							t.Fatalf("got %+v", a)
+						}
+						time.Sleep(500 * time.Millisecond)
+					}
+					counts = append(counts, g.endpoint.count())
+					if n := counts[minute+1] - counts[minute]; minute == 0 && n > 6 || minute > 0 && n > 1 {
+						t.Errorf("%d token requests in minute %d", n, minute+1)
+					}
 				}
-				w.Header().Set("Retry-After", "7")
-				w.WriteHeader(test.status)
-				_, _ = io.WriteString(w, test.answer)
 			})
-			upstream := startScriptedAPI(t, seen.observe(func(w http.ResponseWriter, r *http.Request) {
-				body, _ := io.ReadAll(r.Body)
-				if bearer(r) != "" {
-					w.Header().Set("X-Rejected", "yes")
-					rejectToken(w)
-					return
-				}
-				_, _ = w.Write(body)
-			}))
-			// The error route gets the request as it came.
-			g := startGateway(t, "header >X-Token {http.oauth_cc.status}\nroute {\n"+endpoint.options(test.options)+
-				"request_header X-Changed yes\n"+proxyTo(upstream)+"}\nhandle_errors {\nheader X-Token {http.oauth_cc.status}\n"+
-				"respond \"{err.status_code} {http.oauth_cc.error} {http.request.body} {http.request.header.X-Changed}\"\n}")
-			a := g.post("/", "text/plain", "payload")
-			wantBody, wantTokens := fmt.Sprintf("%d invalid_client payload ", test.want), "token-1"
-			switch {
-			case test.want == 200:
-				wantBody, wantTokens = "payload", "token-1 "
-			case test.retryAfter:
-				wantBody = "503 server_error payload "
-			}
-			checkAnswer(t, a, test.want, wantBody)
-			if got := seen.tokens(); got != wantTokens {
-				t.Errorf("the upstream got the tokens %q, want %q", got, wantTokens)
-			}
-			if got := a.header.Get("X-Token"); got != statusNone {
-				t.Errorf("status is %q", got)
-			}
-			if got := a.header.Get("Retry-After") != ""; got != test.retryAfter {
-				t.Errorf("Retry-After is %q", a.header.Get("Retry-After"))
-			}
-			if a.header.Get("X-Rejected")+a.header.Get("WWW-Authenticate") != "" {
-				t.Errorf("the client got the rejection's header: %v", a.header)
-			}
 		})
 	}
 }
 
-// While the first attempt still reads the client's body the error route may read it
-// as well; what arrives there is whole.
-func TestErrorRouteGetsTheWholeBodyAfterAFailedRenewal(t *testing.T) {
-	first, second := numberedText(70<<10), strings.Repeat("second half, ", 5000)
-	endpoint := startTokenServer(t)
-	endpoint.setAnswer(func(w http.ResponseWriter, _ *http.Request, n int) {
-		if n == 1 {
-			endpoint.grant(w)
-			return
+// An API that is not well, and rejects some requests for that, is not cured when it fails in another way.
+func TestFailuresOfTheAPIAreNoCure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.mustGet()
+		n := 0
+		g.accepts(func(string) bool { return false }, func(w http.ResponseWriter, _ *http.Request) {
+			n++
+			w.WriteHeader(map[bool]int{true: 503, false: 401}[n%2 == 0])
+		})
+		for range 600 {
+			g.get()
+			time.Sleep(time.Second)
 		}
-		http.Error(w, `{"error":"invalid_client"}`, http.StatusUnauthorized)
+		if n := g.endpoint.count(); n > 1+4+9 {
+			t.Errorf("%d token requests in ten minutes", n)
+		}
 	})
-	upstream := startScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.CopyN(io.Discard, r.Body, int64(len(first)))
-		answerEarly(w, r)
-		rejectToken(w)
-	})
-	fallingBack := make(chan struct{})
-	fallback := startScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
-		close(fallingBack)
-		body, _ := io.ReadAll(r.Body)
-		_, _ = w.Write(body)
-	})
-	g := startGateway(t, endpoint.options()+proxyTo(upstream)+"handle_errors {\n"+proxyTo(fallback)+"}")
-	req := clientRequest(t, http.MethodPost, g.url("/"), inTwoParts(first, second, fallingBack))
-	if a := g.do(req); a.body != first+second {
-		t.Errorf("the fallback got %s", excerpt(a.body))
-	}
 }
 
-func TestErrorRouteGetsTheBodyWhenTheUpstreamIsDown(t *testing.T) {
-	endpoint := startTokenServer(t)
-	fallback := startScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
-		body, _ := io.ReadAll(r.Body)
-		_, _ = w.Write(body)
+// A cure brings the spacing back.
+func TestCureEndsTheSpacing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.accepts(func(string) bool { return false }, nil)
+		for range 600 {
+			g.get()
+			time.Sleep(time.Second)
+		}
+		revoke := func() {
+			last := fmt.Sprintf("token-%d", g.endpoint.count())
+			g.accepts(func(token string) bool { return token != last }, nil)
+		}
+		revoke()
+		time.Sleep(time.Minute)
+		g.mustGet()
+		for range 5 {
+			time.Sleep(5 * time.Second)
+			revoke()
+			g.mustGet()
+		}
 	})
-	g := startGateway(t, endpoint.options()+"reverse_proxy "+freeAddr(t)+"\nhandle_errors {\n"+proxyTo(fallback)+"}")
-	body := numberedText(3 * mebibyte)
-	// The error route keeps the status of the error.
-	if a := g.post("/", "text/plain", body); a.body != body {
-		t.Errorf("got %d with %s", a.status, excerpt(a.body))
-	}
 }
 
-// A token revoked under load: every request is accepted exactly once, with its own
-// body.
-func TestRevocationUnderLoadLosesNothing(t *testing.T) {
-	const clients, each = 100, 2
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	g := startGateway(t, endpoint.options()+upstream.proxy())
-	g.get("/")
-	var sent atomic.Int32
-	var wait sync.WaitGroup
-	body := func(i int) string { return strings.Repeat(fmt.Sprintf("body %d, ", i), 1000+17*i) }
-	for i := range clients {
-		wait.Go(func() {
-			for j := range each {
-				if sent.Add(1) == clients*each/2 {
-					upstream.revoke("token-1")
+// A client whose requests are never accepted must not keep others from a cure.
+func TestForbiddenPathDoesNotDelayACure(t *testing.T) {
+	forbidden := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) }
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, &Handler{RetryStatus: []int{401, 403}})
+		g.rejectPath("/closed", forbidden)
+		revoked := ""
+		g.accepts(func(token string) bool { return token != revoked }, forbidden)
+		last := g.mustGet().token
+		for round := range 20 {
+			for range 100 {
+				if a := g.send(httptest.NewRequest(http.MethodGet, "/closed", nil)); a.status != 403 {
+					t.Fatalf("got %+v", a)
 				}
-				id := i*each + j
-				req, _ := http.NewRequest(http.MethodPost, g.url(fmt.Sprintf("/%d", id)), strings.NewReader(body(id)))
-				if a, err := exchangeWith(testClient, req); err != nil || a.status != 200 {
-					t.Errorf("request %d: got %d, %v", id, a.status, err)
+				time.Sleep(100 * time.Millisecond)
+				if a := g.get(); a.status != 200 {
+					t.Fatalf("round %d: got %+v", round, a)
 				}
+				last = g.mustGet().token
 			}
+			g.mu.Lock()
+			revoked = last
+			g.mu.Unlock()
+		}
+		if n := g.endpoint.count(); n > 20+3 {
+			t.Errorf("%d token requests for 19 revocations", n)
+		}
+	})
+}
+
+// Nor does it have each new token renewed, as one that may not be taken yet.
+func TestForbiddenPathRenewsNoNewTokens(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, &Handler{RetryStatus: []int{401, 403}})
+		g.endpoint.expiresIn = "60"
+		g.rejectPath("/closed", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) })
+		for range 10 * 60 {
+			g.send(httptest.NewRequest(http.MethodGet, "/closed", nil))
+			for range 5 {
+				time.Sleep(200 * time.Millisecond)
+				g.mustGet()
+			}
+		}
+		if n := g.endpoint.count(); n > 16+4 {
+			t.Errorf("%d token requests in ten minutes", n)
+		}
+	})
+}
+
+// Nor do requests that are hard to tell from those of a revoked token: each for another path, or with a body
+// that can't be sent again. They come rarely enough that each could have the token renewed.
+func TestRareForbiddenRequestsRenewNothing(t *testing.T) {
+	for name, request := range map[string]func(n int) *http.Request{
+		"always another": func(n int) *http.Request {
+			return httptest.NewRequest(http.MethodGet, fmt.Sprintf("/closed/%d", n), nil)
+		},
+		"an upload": func(int) *http.Request {
+			return httptest.NewRequest(http.MethodPost, "/closed", strings.NewReader(strings.Repeat("x", 2<<20)))
+		},
+		"always another upload": func(n int) *http.Request {
+			return httptest.NewRequest(http.MethodPost, fmt.Sprintf("/closed/%d", n), strings.NewReader(strings.Repeat("x", 2<<20)))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, &Handler{RetryStatus: []int{401, 403}})
+				g.mustGet()
+				for n := range 100 {
+					r := request(n)
+					g.rejectPath(r.URL.Path, func(w http.ResponseWriter, r *http.Request) {
+						_, _ = io.Copy(io.Discard, r.Body)
+						w.WriteHeader(403)
+					})
+					if a := g.send(r); a.status != 403 {
+						t.Fatalf("got %+v", a)
+					}
+					for range 6 {
+						time.Sleep(time.Second)
+						g.mustGet()
+					}
+				}
+				if n := g.endpoint.count(); n > 3 {
+					t.Errorf("%d token requests in ten minutes", n)
+				}
+				// And keep nobody from a cure for more than one request.
+				revoked := g.mustGet().token
+				g.accepts(func(token string) bool { return token != revoked }, nil)
+				g.get()
+				g.mustGet()
+			})
 		})
 	}
-	wait.Wait()
-	if n := endpoint.count(); n != 2 {
-		t.Errorf("%d token requests, want 2", n)
+}
+
+// Whatever comes first, a 401, a renewal and then a refusal that is about the request: the token is
+// cured.
+func TestRefusalOfTheReplayIsJudgedLikeAnyOther(t *testing.T) {
+	for code, status := range map[string]int{"insufficient_scope": 403, "invalid_request": 400} {
+		t.Run(code, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, &Handler{RetryStatus: []int{401, 403, 400}})
+				g.mustGet()
+				g.rejectPath("/scope", func(w http.ResponseWriter, r *http.Request) {
+					if gatewaytest.Bearer(r) == "token-1" {
+						gatewaytest.RejectToken(w)
+						return
+					}
+					w.Header().Set("WWW-Authenticate", fmt.Sprintf("Bearer error=%q", code))
+					w.WriteHeader(status)
+				})
+				before := rejectionCounts(t, g)
+				if a := g.send(httptest.NewRequest(http.MethodGet, "/scope", nil)); a.status != status || a.token != "token-2" {
+					t.Fatalf("got %+v", a)
+				}
+				after := rejectionCounts(t, g)
+				if after[rejectionUncured] != before[rejectionUncured] || after[rejectionPassed] != before[rejectionPassed]+1 {
+					t.Errorf("counted %v after %v", after, before)
+				}
+				if n := g.logs.FilterMessageSnippet("renewed token as well").Len(); n != 0 {
+					t.Errorf("logged %d times", n)
+				}
+				// So the next one is not put off.
+				g.mustGet()
+				time.Sleep(5 * time.Second)
+				g.accepts(func(token string) bool { return token != "token-2" }, nil)
+				if a := g.mustGet(); a.token != "token-3" {
+					t.Errorf("got %+v", a)
+				}
+			})
+		})
 	}
-	accepted := make(map[string]int)
-	for _, request := range upstream.served[1:] {
-		accepted[request.uri+" "+request.body]++
-	}
-	for id := range clients * each {
-		if n := accepted[fmt.Sprintf("/%d %s", id, body(id))]; n != 1 {
-			t.Errorf("request %d was accepted %d times", id, n)
+}
+
+// While a token lives every request gets it, whatever the endpoint does.
+func TestLiveTokenIsNeverWithheld(t *testing.T) {
+	retryAfter := servertest.Answer{Status: 429, Header: http.Header{"Retry-After": {"30"}}, Body: "{}"}
+	for outage, down := range map[string]http.RoundTripper{
+		"dies": servertest.Dying, "503": servertest.Status(503), "429": retryAfter, "401": servertest.Status(401), "hangs": servertest.Hanging,
+	} {
+		for options, h := range map[string]func() *Handler{
+			"":        func() *Handler { return new(Handler) },
+			"off":     func() *Handler { return &Handler{RefreshAhead: "off"} },
+			"kept":    func() *Handler { return new(Handler) },
+			"tenants": func() *Handler { return &Handler{Scopes: []string{"{" + tenantPlaceholder + "}"}} },
+		} {
+			t.Run(outage+" "+options, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					g := newVirtualGateway(t, h())
+					g.endpoint.expiresIn = "15"
+					if options == "kept" {
+						keeper := tokencache.NewKeeper()
+						keeper.Begin(g.tokens.source.grant, g.tokens.ahead, g.tokens.source)
+						defer keeper.Stop()
+					}
+					for range 4 {
+						g.endpoint.becomes(nil)
+						time.Sleep(10 * time.Minute) // the longest pause
+						token := g.as(t.Context(), "a", nil).token
+						g.endpoint.becomes(down)
+						g.endpoint.mu.Lock()
+						expiry := g.endpoint.granted[token].Add(15 * time.Second)
+						g.endpoint.mu.Unlock()
+						for time.Now().Before(expiry) {
+							start := time.Now()
+							a := g.as(t.Context(), "a", nil)
+							if a.status != 200 {
+								t.Fatalf("got %+v %v before the expiry", a, expiry.Sub(start))
+							}
+							if a.from != statusFresh && a.from != statusStale {
+								t.Fatalf("got %+v", a)
+							}
+							time.Sleep(20 * time.Millisecond)
+						}
+						if a := g.as(t.Context(), "a", nil); a.status == 200 {
+							t.Fatalf("got %+v after the expiry", a)
+						}
+					}
+				})
+			})
 		}
 	}
-	if len(accepted) != clients*each {
-		t.Errorf("%d different requests were accepted, want %d", len(accepted), clients*each)
+}
+
+// An endpoint that grants a client no token while it has one costs no client anything.
+func TestOneTokenAtATime(t *testing.T) {
+	for _, retryAfter := range []string{"none", "what is left", "a second"} {
+		t.Run("Retry-After: "+retryAfter, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newVirtualGateway(t, new(Handler))
+				g.endpoint.expiresIn = "15"
+				var living time.Time
+				grants := g.endpoint
+				g.tokens.client.Transport = servertest.Func(func(req *http.Request) (*http.Response, error) {
+					if left := time.Until(living); left > 0 {
+						answer := servertest.Answer{Status: 429, Body: "{}"}
+						switch retryAfter {
+						case "what is left":
+							answer.Header = http.Header{"Retry-After": {fmt.Sprint(1 + int(left.Seconds()))}}
+						case "a second":
+							answer.Header = http.Header{"Retry-After": {"1"}}
+						}
+						return answer.RoundTrip(req)
+					}
+					living = time.Now().Add(15*time.Second + 5*time.Millisecond)
+					return grants.RoundTrip(req)
+				})
+				g.load(20*time.Millisecond, 5*time.Minute, func(a virtualAnswer) {
+					if a.status != 200 {
+						t.Errorf("got %+v", a)
+					}
+				})
+			})
+		})
 	}
+}
+
+// Whatever runs after the upstream has answered can't send the token elsewhere.
+func TestTokenLeavesWithTheUpstream(t *testing.T) {
+	for name, h := range map[string]func() *Handler{
+		"":             func() *Handler { return new(Handler) },
+		"retry off":    func() *Handler { return &Handler{RetryStatus: []int{}} },
+		"own header":   func() *Handler { return &Handler{TokenHeader: &TokenHeader{Name: "X-Token"}} },
+		"with a proof": func() *Handler { return &Handler{DPoP: "https://api.example.com"} },
+	} {
+		for ending, next := range map[string]func(w http.ResponseWriter, r *http.Request) error{
+			"an answer":   func(w http.ResponseWriter, _ *http.Request) error { w.WriteHeader(200); return nil },
+			"an error":    func(http.ResponseWriter, *http.Request) error { return caddyhttp.Error(502, nil) },
+			"a rejection": func(w http.ResponseWriter, _ *http.Request) error { w.WriteHeader(401); return nil },
+			"another header": func(w http.ResponseWriter, r *http.Request) error {
+				r.Header = r.Header.Clone()
+				return nil
+			},
+			"an abort": func(http.ResponseWriter, *http.Request) error { panic(http.ErrAbortHandler) },
+		} {
+			t.Run(name+" "+ending, func(t *testing.T) {
+				g := handlerInMemory(t, h())
+				if g.DPoP != "" {
+					g.tokens.client.Transport = servertest.Answer{Body: `{"access_token":"token-1","token_type":"DPoP","expires_in":60}`}
+				}
+				r := requestInCaddy(http.MethodGet, "/", nil)
+				outer := *r // as a handler before this one may have
+				sent := false
+				func() {
+					defer func() {
+						if reason := recover(); reason != nil && reason != http.ErrAbortHandler {
+							panic(reason)
+						}
+					}()
+					_ = g.ServeHTTP(httptest.NewRecorder(), r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+						sent = sent || strings.Contains(fmt.Sprint(r.Header), "token")
+						return next(w, r)
+					}))
+				}()
+				if !sent {
+					t.Error("the upstream got no token")
+				}
+				for _, header := range []http.Header{r.Header, outer.Header} {
+					if len(header) != 0 {
+						t.Errorf("left are %v", header)
+					}
+				}
+			})
+		}
+	}
+}
+
+// rejectionCounts are the rejections that were counted, by outcome.
+func rejectionCounts(t *testing.T, g *virtualGateway) map[rejectionOutcome]float64 {
+	t.Helper()
+	counts := make(map[rejectionOutcome]float64)
+	for outcome, counter := range g.reporter.metrics.rejections {
+		if counter == nil { // that of no rejection
+			continue
+		}
+		var metric dto.Metric
+		if err := counter.Write(&metric); err != nil {
+			t.Fatal(err)
+		}
+		counts[rejectionOutcome(outcome)] = metric.GetCounter().GetValue()
+	}
+	return counts
 }

@@ -9,9 +9,15 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
 func TestNoRequestWaitsWhileTheEndpointIsHealthy(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		expiresIn   string
 		takes       time.Duration
@@ -44,7 +50,7 @@ func TestNoRequestWaitsWhileTheEndpointIsHealthy(t *testing.T) {
 					t.Errorf("tokens were %v", seen)
 				}
 				for _, entry := range g.logs.FilterMessage("token obtained").All()[1:] {
-					if why := entry.ContextMap()["trigger"]; why != string(triggerAhead) {
+					if why := entry.ContextMap()["trigger"]; why != string(tokencache.TriggerAhead) {
 						t.Errorf("a token was obtained because of %q", why)
 					}
 				}
@@ -71,14 +77,14 @@ func TestUnusedTokenLapses(t *testing.T) {
 func TestRefreshAheadOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newVirtualGateway(t, &Handler{RefreshAhead: "off"})
-		g.endpoint.expiresIn, g.endpoint.takes = "100", time.Second
+		g.endpoint.expiresIn, g.endpoint.takes = "100", 900*time.Millisecond
 		g.mustGet()
-		time.Sleep(89*time.Second - time.Nanosecond)
+		time.Sleep(89100*time.Millisecond - time.Nanosecond)
 		if a := g.mustGet(); a.from != statusFresh || a.token != "token-1" {
 			t.Errorf("got %+v", a)
 		}
 		time.Sleep(time.Nanosecond)
-		if a := g.mustGet(); a.from != statusFetched || a.waited != time.Second {
+		if a := g.mustGet(); a.from != statusFetched || a.waited != 900*time.Millisecond {
 			t.Errorf("got %+v", a)
 		}
 	})
@@ -89,11 +95,11 @@ func TestRefreshAheadIsTheConfigurationsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		late := newVirtualGateway(t, &Handler{RefreshAhead: "1m"})
 		early := newVirtualGateway(t, &Handler{RefreshAhead: "30m"})
-		if early.source.grant != late.source.grant {
+		if early.tokens.source.grant != late.tokens.source.grant {
 			t.Fatal("two tokens")
 		}
 		early.endpoint = late.endpoint
-		early.client.transport = late.endpoint
+		early.tokens.client.Transport = late.endpoint
 		late.mustGet()
 		time.Sleep(50 * time.Minute)
 		if a := late.mustGet(); a.from != statusFresh {
@@ -111,6 +117,28 @@ func TestRefreshAheadIsTheConfigurationsOwn(t *testing.T) {
 	})
 }
 
+// An endpoint whose expires_in is 0 for a token that does not end would be asked with each request.
+func TestTTLSaysHowLongATokenLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, &Handler{TTL: caddy.Duration(20 * time.Minute), RefreshAhead: "off"})
+		g.endpoint.expiresIn = "0"
+		for range 19 {
+			g.mustGet()
+			time.Sleep(time.Minute)
+		}
+		if n := g.endpoint.count(); n != 1 {
+			t.Errorf("%d tokens in 19 minutes", n)
+		}
+		time.Sleep(time.Minute)
+		if a := g.mustGet(); a.token != "token-2" || a.from != statusFetched {
+			t.Errorf("got %+v", a)
+		}
+		if n := g.logs.FilterLevelExact(zapcore.WarnLevel).Len(); n != 0 {
+			t.Errorf("%d warnings", n)
+		}
+	})
+}
+
 // outages are the ways in which an endpoint can be down.
 var outages = []struct {
 	name    string
@@ -120,19 +148,22 @@ var outages = []struct {
 	status  int // without a token
 	code    string
 }{
-	{"a reset", dying, false, 3, 503, "unreachable"},
-	{"a hang", hanging, false, 2, 504, "timeout"},
-	{"503", cannedStatus(503), false, 3, 503, "server_error"},
-	{"429 with a short Retry-After", cannedStatus(429, "Retry-After", "1"), false, 3, 503, "server_error"},
-	{"no token", cannedAnswer{body: "{}"}, false, 1, 502, "invalid_response"},
-	{"400", cannedStatus(400), true, 1, 502, "refused"},
-	{"invalid_client", cannedAnswer{status: 401, body: `{"error":"invalid_client"}`}, true, 1, 502, "invalid_client"},
-	{"403 without a word", cannedAnswer{status: 403}, true, 1, 502, "refused"},
-	{"a redirect", cannedStatus(301, "Location", "https://auth.example.com/token/"), true, 1, 502, "refused"},
-	{"200 with an error", cannedAnswer{body: `{"error":"invalid_scope"}`}, true, 1, 502, "invalid_scope"},
+	{"a reset", servertest.Dying, false, 3, 503, "unreachable"},
+	{"a hang", servertest.Hanging, false, 2, 504, "timeout"},
+	{"503", servertest.Status(503), false, 3, 503, "server_error"},
+	{"429 with a short Retry-After", servertest.Status(429, "Retry-After", "1"), false, 3, 503, "server_error"},
+	{"no token", servertest.Answer{Body: "{}"}, false, 1, 502, "invalid_response"},
+	{"400", servertest.Status(400), true, 1, 502, "refused"},
+	{"invalid_client", servertest.Answer{Status: 401, Body: `{"error":"invalid_client"}`}, true, 1, 502, "invalid_client"},
+	{"403 without a word", servertest.Answer{Status: 403}, true, 1, 502, "refused"},
+	{"a redirect", servertest.Status(301, "Location", "https://auth.example.com/token/"), false, 1, 502, "invalid_response"},
+	{"404", servertest.Answer{Status: 404, Header: servertest.WithType("text/html"), Body: "<html>"}, false, 1, 502, "invalid_response"},
+	{"407 of a proxy", servertest.Answer{Status: 407}, false, 1, 502, "invalid_response"},
+	{"200 with an error", servertest.Answer{Body: `{"error":"invalid_scope"}`}, true, 1, 502, "invalid_scope"},
 }
 
 func TestOutageWithAValidTokenIsNoticedByNobody(t *testing.T) {
+	t.Parallel()
 	for _, outage := range outages {
 		t.Run(outage.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -146,7 +177,7 @@ func TestOutageWithAValidTokenIsNoticedByNobody(t *testing.T) {
 				if n := len(g.endpoint.tries(down)); n < (fetches-1)*outage.tries || n > (fetches+1)*outage.tries {
 					t.Errorf("%d tries in %d fetches", n, fetches)
 				}
-				warnings := g.logs.FilterMessage("token not renewed; the one at hand is used on")
+				warnings := g.logs.FilterMessage("token not renewed; the current token stays in use")
 				if n := warnings.Len(); n < fetches-1 || n > fetches {
 					t.Errorf("%d warnings of %d fetches", n, fetches)
 				}
@@ -169,12 +200,13 @@ func TestOutageWithAValidTokenIsNoticedByNobody(t *testing.T) {
 
 // A wait that the endpoint asks for is kept, however long the token lives.
 func TestRetryAfterHoldsOffRenewals(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := newVirtualGateway(t, &Handler{RefreshAhead: "30m"})
 		g.mustGet()
 		time.Sleep(40 * time.Minute)
 		down := time.Now()
-		g.endpoint.becomes(cannedStatus(429, "Retry-After", "700"))
+		g.endpoint.becomes(servertest.Status(429, "Retry-After", "700"))
 		g.load(50*time.Millisecond, 15*time.Minute, g.wantServed)
 		if tries := g.endpoint.tries(down); len(tries) != 2 || tries[1].Sub(tries[0]) < 700*time.Second || tries[1].Sub(tries[0]) > 701*time.Second {
 			t.Errorf("asked at %v", tries)
@@ -193,6 +225,7 @@ func TestRetryAfterHoldsOffRenewals(t *testing.T) {
 }
 
 func TestOutagePastExpiry(t *testing.T) {
+	t.Parallel()
 	for _, outage := range outages {
 		t.Run(outage.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -248,20 +281,15 @@ func TestExpiryEndsThePauseOfRenewals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newVirtualGateway(t, new(Handler))
 		g.mustGet()
-		g.endpoint.becomes(dying)
-		pause := func() time.Duration {
-			if g.source.grant.failed == nil {
-				return 0
-			}
-			return time.Until(g.source.grant.failed.nextTry)
-		}
-		for pause() < 10*time.Second {
-			g.load(50*time.Millisecond, time.Minute, g.wantServed)
+		g.endpoint.becomes(servertest.Dying)
+		expiry := g.tokens.source.grant.Current().Expiry()
+		// From then on there are pauses of 5, 10, 20 and 40 s, and the last outlasts the token.
+		time.Sleep(time.Until(expiry) - 58*time.Second)
+		for !g.tokens.source.grant.Snapshot().NextTry.After(expiry) {
+			g.load(50*time.Millisecond, time.Second, g.wantServed)
 		}
 		g.endpoint.becomes(nil)
-		expired := *g.source.grant.current.Load()
-		expired.servedTo = momentAt(time.Now())
-		g.source.grant.current.Store(&expired)
+		time.Sleep(time.Until(expiry))
 		if a := g.mustGet(); a.token != "token-2" || a.from != statusFetched {
 			t.Errorf("got %+v", a)
 		}
@@ -269,11 +297,12 @@ func TestExpiryEndsThePauseOfRenewals(t *testing.T) {
 }
 
 func TestHangStallsNobodyWhoseTokenLives(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := newVirtualGateway(t, new(Handler))
 		g.endpoint.expiresIn = "100"
 		g.mustGet()
-		g.endpoint.becomes(hanging)
+		g.endpoint.becomes(servertest.Hanging)
 		longest := time.Duration(0)
 		g.load(20*time.Millisecond, 5*time.Minute, func(a virtualAnswer) {
 			if longest = max(longest, a.waited); a.status != 200 && a.status != 503 {
@@ -288,12 +317,13 @@ func TestHangStallsNobodyWhoseTokenLives(t *testing.T) {
 }
 
 func TestHangStallsClientsOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := newVirtualGateway(t, &Handler{RefreshAhead: "off"})
 		g.endpoint.expiresIn = "100"
 		g.mustGet()
-		time.Sleep(80 * time.Second)
-		g.endpoint.becomes(hanging)
+		time.Sleep(101 * time.Second)
+		g.endpoint.becomes(servertest.Hanging)
 		start, timeouts, lastTimeout := time.Now(), 0, time.Duration(0)
 		g.load(20*time.Millisecond, 5*time.Minute, func(a virtualAnswer) {
 			switch a.status {
@@ -313,8 +343,50 @@ func TestHangStallsClientsOnce(t *testing.T) {
 	})
 }
 
+// A token that the upstream rejects does not stay in use because it has not expired.
+func TestRenewalAheadOfARejectedTokenFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, &Handler{RefreshAhead: "1m"})
+		g.mustGet()
+		g.endpoint.becomes(servertest.Dying)
+		g.accepts(func(string) bool { return false }, nil)
+		if a := g.get(); a.status != 503 {
+			t.Errorf("got %+v", a)
+		}
+		time.Sleep(59*time.Minute + 10*time.Second)
+		before := g.logs.Len()
+		g.get()
+		synctest.Wait()
+		var ahead []string
+		for _, entry := range g.logs.All()[before:] {
+			if entry.ContextMap()["trigger"] == "ahead" {
+				ahead = append(ahead, entry.Message)
+			}
+		}
+		if len(ahead) != 1 || ahead[0] != "no token obtained" {
+			t.Errorf("logged %q", ahead)
+		}
+	})
+}
+
+// A later fetch that times out is no news, even if clients wait for it to its end since the timeout is short.
+func TestLaterTimeoutsAreUnavailability(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, &Handler{Timeout: caddy.Duration(500 * time.Millisecond)})
+		g.endpoint.becomes(servertest.Hanging)
+		for fetch, want := range []int{504, 503, 503} {
+			a := g.get()
+			if a.status != want || a.waited == 0 || a.cause != "timeout" {
+				t.Errorf("fetch %d: got %+v, want %d", fetch+1, a, want)
+			}
+			time.Sleep(time.Duration(a.retryAfter) * time.Second)
+		}
+	})
+}
+
 // Who comes back when Retry-After says finds the gateway asking again.
 func TestRetryAfterComesTrue(t *testing.T) {
+	t.Parallel()
 	for _, outage := range outages {
 		if outage.status == 502 {
 			continue
@@ -341,9 +413,10 @@ func TestRetryAfterComesTrue(t *testing.T) {
 }
 
 func TestLoadCostsNoMoreThanTheScheduledTries(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := newVirtualGateway(t, new(Handler))
-		g.endpoint.becomes(dying)
+		g.endpoint.becomes(servertest.Dying)
 		start, failed := time.Now(), 0
 		g.load(100*time.Microsecond, 20*time.Second, func(a virtualAnswer) {
 			if a.status != 503 {
@@ -363,7 +436,7 @@ func TestLoadCostsNoMoreThanTheScheduledTries(t *testing.T) {
 func TestFailureIsForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newVirtualGateway(t, new(Handler))
-		g.endpoint.becomes(dying)
+		g.endpoint.becomes(servertest.Dying)
 		g.load(100*time.Millisecond, time.Minute, func(virtualAnswer) {})
 		time.Sleep(5 * time.Second) // a fetch in progress ends
 		g.endpoint.becomes(nil)
@@ -376,6 +449,7 @@ func TestFailureIsForgotten(t *testing.T) {
 }
 
 func TestOddLifetimes(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		expiresIn string
 		lifetime  time.Duration
@@ -387,7 +461,7 @@ func TestOddLifetimes(t *testing.T) {
 		{"0", time.Second, 34},
 		{"-7", time.Second, 34},
 		{"0.001", time.Second, 34},
-		{"3153600000", maxLifetime, 1}, // a hundred years
+		{"3153600000", endpoint.MaxLifetime, 1}, // a hundred years
 		{"3153600001", 5 * time.Minute, 1},
 		{"1e300", 5 * time.Minute, 1},
 		{"", 5 * time.Minute, 1},
@@ -423,64 +497,13 @@ func TestOddLifetimes(t *testing.T) {
 }
 
 // A clock that is set can be told from one that is not by what a time says of each.
-func TestEitherClockEndsATokensLife(t *testing.T) {
-	now := time.Now()
-	for name, test := range map[string]struct {
-		monotonic, wall time.Duration // from now to the moment
-		passed          bool
-	}{
-		"not yet":                             {time.Second, time.Second, false},
-		"just now":                            {0, 0, true},
-		"the wall clock was set back":         {-time.Second, time.Hour, true},
-		"the wall clock was set forward":      {time.Hour, -time.Second, true},
-		"the machine slept a part of the way": {time.Hour, 2 * time.Second, false},
-	} {
-		m := moment{monotonic: now.Add(test.monotonic), wall: now.Add(test.wall).Round(0)}
-		if got := m.passed(now); got != test.passed {
-			t.Errorf("%s: passed is %v", name, got)
-		}
-	}
-}
-
-// A clock that is set forward makes the token of before count as expired. The one that
-// is fetched then lives by the new time.
-func TestClockThatIsSetCostsOneFetch(t *testing.T) {
-	for name, step := range map[string]time.Duration{"forward": 2 * time.Hour, "back": -2 * time.Hour} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				g := newVirtualGateway(t, new(Handler))
-				g.mustGet()
-				// As if the clock had been set since then.
-				stepped := *g.source.grant.current.Load()
-				stepped.sent.wall = stepped.sent.wall.Add(-step)
-				stepped.servedTo.wall = stepped.servedTo.wall.Add(-step)
-				g.source.grant.current.Store(&stepped)
-				want := 2
-				if step < 0 {
-					want = 1
-				}
-				for range 3 {
-					g.mustGet()
-				}
-				if n := g.endpoint.count(); n != want {
-					t.Errorf("%d token requests, want %d", n, want)
-				}
-				time.Sleep(59*time.Minute + 50*time.Second) // by the clock that was not set
-				if a := g.mustGet(); a.from != statusFetched {
-					t.Errorf("got %+v", a)
-				}
-			})
-		})
-	}
-}
-
 // Requests that come seldom are no reason to start the pauses anew, nor to wait for an
 // endpoint that hangs each time.
 func TestSparseRequestsDoNotStartAnew(t *testing.T) {
 	for _, every := range []time.Duration{80 * time.Second, 2 * time.Minute} {
 		synctest.Test(t, func(t *testing.T) {
 			g := newVirtualGateway(t, new(Handler))
-			g.endpoint.becomes(cannedStatus(400))
+			g.endpoint.becomes(servertest.Status(400))
 			g.load(every, time.Hour, func(virtualAnswer) {})
 			if n := g.endpoint.count(); n > 20 {
 				t.Errorf("a request every %v: %d token requests in an hour", every, n)
@@ -489,7 +512,7 @@ func TestSparseRequestsDoNotStartAnew(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		g := newVirtualGateway(t, new(Handler))
-		g.endpoint.becomes(hanging)
+		g.endpoint.becomes(servertest.Hanging)
 		stalled := 0
 		g.load(65*time.Second, time.Hour, func(a virtualAnswer) {
 			if a.waited > outagePatience {
@@ -505,6 +528,7 @@ func TestSparseRequestsDoNotStartAnew(t *testing.T) {
 // The token is about to expire, the upstream rejects it, and the endpoint is down: one
 // schedule holds for both reasons to ask, and clients get one kind of answer.
 func TestRejectedTokenDuringAnOutage(t *testing.T) {
+	t.Parallel()
 	for _, outage := range outages {
 		t.Run(outage.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -545,7 +569,7 @@ func TestRejectionsDoNotHoldOffRenewals(t *testing.T) {
 		g := newVirtualGateway(t, &Handler{RefreshAhead: "50%", RetryStatus: []int{401, 403}})
 		g.mustGet()
 		time.Sleep(45 * time.Minute)
-		g.endpoint.becomes(cannedStatus(400))
+		g.endpoint.becomes(servertest.Status(400))
 		g.rejectPath("/closed", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(403) })
 		time.AfterFunc(9*time.Minute, func() { g.endpoint.becomes(nil) })
 		for range 200 {
@@ -564,16 +588,17 @@ func TestBareRejectionPassesOnceTheEndpointIsWell(t *testing.T) {
 		g := newVirtualGateway(t, new(Handler))
 		g.mustGet()
 		g.accepts(func(string) bool { return false }, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) })
-		g.get() // uncured
-		time.Sleep(6 * time.Second)
+		for _, wait := range []time.Duration{11, 21, 41} { // each uncured, so the next is due after 10, 20 and 40 seconds
+			g.get()
+			time.Sleep(wait * time.Second)
+		}
 		g.accepts(func(string) bool { return false }, nil)
-		g.endpoint.becomes(dying)
+		g.endpoint.becomes(servertest.Dying)
 		if a := g.get(); a.status != 503 {
 			t.Errorf("got %+v", a)
 		}
 		g.endpoint.becomes(nil)
 		time.Sleep(7 * time.Second)
-		g.source.grant.bareFrom = time.Now().Add(time.Minute)
 		g.accepts(func(string) bool { return false }, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) })
 		if a := g.get(); a.status != 401 {
 			t.Errorf("got %+v", a)
@@ -586,7 +611,7 @@ func TestTimeoutIsTheConfigurationsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		patient := newVirtualGateway(t, &Handler{Timeout: caddy.Duration(time.Minute)})
 		hasty := newVirtualGateway(t, &Handler{Timeout: caddy.Duration(time.Second)})
-		patient.endpoint.becomes(hanging)
+		patient.endpoint.becomes(servertest.Hanging)
 		go patient.get()
 		synctest.Wait()
 		if a := hasty.get(); a.status != 504 || a.waited != time.Second || a.retryAfter == 0 {
@@ -600,7 +625,7 @@ func TestRecoveryStartsThePausesAnew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newVirtualGateway(t, new(Handler))
 		for range 2 {
-			g.endpoint.becomes(dying)
+			g.endpoint.becomes(servertest.Dying)
 			down := time.Now()
 			g.load(100*time.Millisecond, time.Minute, func(virtualAnswer) {})
 			g.wantPauses(down, 1, 2, 4, 8, 10)
@@ -609,27 +634,6 @@ func TestRecoveryStartsThePausesAnew(t *testing.T) {
 			g.mustGet()
 			time.Sleep(time.Hour)
 		}
-	})
-}
-
-func TestRenewalAheadIsForTheTokenAtHand(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		g, s := newTestGrant(t), new(fetchStub)
-		first := mustGetToken(t, g, s)
-		second := mustRenewToken(t, g, first, false, s)
-		g.renewAhead(t.Context(), first, s) // found stale before it was replaced
-		synctest.Wait()
-		s.wantCalls(t, 2)
-		s.takes = time.Second
-		for range 3 {
-			g.renewAhead(t.Context(), second, s)
-		}
-		time.Sleep(2 * time.Second)
-		s.wantCalls(t, 3)
-		_ = g.Destruct()
-		g.renewAhead(t.Context(), g.usable(time.Now()), s)
-		time.Sleep(2 * time.Second)
-		s.wantCalls(t, 3)
 	})
 }
 

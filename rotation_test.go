@@ -10,6 +10,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
 // lockedEndpoint grants to whoever knows the secret.
@@ -25,9 +30,9 @@ func (e *lockedEndpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 	_, secret, _ := req.BasicAuth()
 	e.asked = append(e.asked, secret)
 	if secret != e.secret {
-		return cannedAnswer{status: 401, body: `{"error":"invalid_client"}`}.RoundTrip(req)
+		return servertest.Answer{Status: 401, Body: `{"error":"invalid_client"}`}.RoundTrip(req)
 	}
-	return cannedAnswer{body: `{"access_token":"of-` + secret + `","token_type":"Bearer","expires_in":100}`}.RoundTrip(req)
+	return servertest.Answer{Body: `{"access_token":"of-` + secret + `","token_type":"Bearer","expires_in":100}`}.RoundTrip(req)
 }
 
 func (e *lockedEndpoint) becomes(secret string) {
@@ -45,10 +50,10 @@ func (e *lockedEndpoint) count() int {
 // newLockedGateway has its secret in a file.
 func newLockedGateway(t *testing.T, h *Handler) (g *virtualGateway, endpoint *lockedEndpoint, file string) {
 	file = filepath.Join(t.TempDir(), "secret")
-	writeFile(t, file, "old")
+	servertest.WriteFile(t, file, "old")
 	h.ClientSecret = "{file." + file + "}"
 	g, endpoint = newVirtualGateway(t, h), &lockedEndpoint{secret: "old"}
-	g.client.transport = endpoint
+	g.tokens.client.Transport = endpoint
 	return g, endpoint, file
 }
 
@@ -57,7 +62,7 @@ func TestRotationInGoodOrderIsNoticedByNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, endpoint, file := newLockedGateway(t, new(Handler))
 		g.mustGet()
-		time.AfterFunc(time.Minute, func() { writeFile(t, file, "new") })
+		time.AfterFunc(time.Minute, func() { servertest.WriteFile(t, file, "new") })
 		time.AfterFunc(time.Minute+1, func() { endpoint.becomes("new") })
 		g.load(50*time.Millisecond, 5*time.Minute, g.wantServed)
 		if a := g.mustGet(); a.token != "of-new" {
@@ -74,7 +79,7 @@ func TestRotationInGoodOrderIsNoticedByNobody(t *testing.T) {
 // The old secret ends, and only then the file is replaced.
 func TestReplacedSecretEndsThePause(t *testing.T) {
 	for name, replace := range map[string]func(t *testing.T, file string){
-		"replaced": func(t *testing.T, file string) { writeFile(t, file, "new") },
+		"replaced": func(t *testing.T, file string) { servertest.WriteFile(t, file, "new") },
 		"written in place": func(t *testing.T, file string) {
 			if err := os.WriteFile(file, []byte("new"), 0o600); err != nil {
 				t.Error(err)
@@ -113,7 +118,7 @@ func TestEachSecretIsTriedOnce(t *testing.T) {
 					t.Fatal(err)
 				}
 			} else {
-				writeFile(t, file, secret)
+				servertest.WriteFile(t, file, secret)
 			}
 			g.load(100*time.Millisecond, 5*time.Second, func(a virtualAnswer) {
 				if a.status != 502 {
@@ -141,7 +146,7 @@ func TestReplacedSecretEndsThePauseOfARejectedToken(t *testing.T) {
 				t.Errorf("got %+v", a)
 			}
 		}
-		writeFile(t, file, "new")
+		servertest.WriteFile(t, file, "new")
 		if a := g.mustGet(); a.token != "of-new" || a.from != statusReplayed {
 			t.Errorf("got %+v", a)
 		}
@@ -155,19 +160,19 @@ func TestReplacedSecretEndsThePauseOfARejectedToken(t *testing.T) {
 func TestReplacedSecretIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g, endpoint, file := newLockedGateway(t, new(Handler))
-		slow := endpointFunc(func(req *http.Request) (*http.Response, error) {
+		slow := servertest.Func(func(req *http.Request) (*http.Response, error) {
 			time.Sleep(3 * time.Second)
 			return endpoint.RoundTrip(req)
 		})
-		g.client.transport = slow
+		g.tokens.client.Transport = slow
 		g.mustGet()
 		endpoint.becomes("new")
 		time.Sleep(80 * time.Second) // the token is stale, and its renewal refused
 		g.mustGet()
 		time.Sleep(4 * time.Second)
 		g.mustGet()
-		writeFile(t, file, "new")
-		time.Sleep(4 * time.Second) // it has expired
+		servertest.WriteFile(t, file, "new")
+		time.Sleep(16 * time.Second) // it has expired
 		if a := g.get(); a.status != 200 || a.token != "of-new" || a.waited != 3*time.Second {
 			t.Errorf("got %+v", a)
 		}
@@ -176,23 +181,23 @@ func TestReplacedSecretIsWaitedFor(t *testing.T) {
 
 // Caddy logs each look at a file that is not there.
 func TestMissingFileIsNotLookedUpByEveryRequest(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	endpoint.lifetime = 1
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	endpoint.Lifetime = 1
 	file := filepath.Join(t.TempDir(), "secret")
-	writeFile(t, file, "s3cret-canary")
-	g := startGateway(t, endpoint.options("refresh_ahead off", "audience {file."+file+"}")+upstream.proxy())
-	g.get("/")
+	servertest.WriteFile(t, file, "s3cret-canary")
+	g := gatewaytest.Start(t, endpoint.Options("refresh_ahead off", "audience {file."+file+"}")+upstream.Proxy())
+	g.Get("/")
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
-	awaitCondition(t, "the token expires", func() bool { return g.get("/").status == 502 })
+	gatewaytest.Await(t, "the token expires", func() bool { return g.Get("/").Status == 502 })
 	began := time.Now()
-	g.getConcurrently(200, 502)
-	looks := strings.Count(g.logs.all(), "failed to read file")
+	g.GetConcurrently(200, 502)
+	looks := strings.Count(g.Logs.All(), "failed to read file")
 	if most := 4 + int(2*time.Since(began)/changeLookup); looks > most {
 		t.Errorf("the file was looked up %d times, want %d at the most", looks, most)
 	}
-	for _, entry := range g.logs.with("no token obtained") {
+	for _, entry := range g.Logs.With("no token obtained") {
 		if entry["client_id"] != "app" || entry["endpoint"] != endpoint.URL+"/token" {
 			t.Errorf("logged %v", entry)
 		}
@@ -209,7 +214,7 @@ func TestFileThatWasGoneDoesNotStartThePausesAnew(t *testing.T) {
 			t.Fatal(err)
 		}
 		g.load(100*time.Millisecond, 3*time.Minute, func(virtualAnswer) {}) // one fetch fails for that
-		writeFile(t, file, "old")
+		servertest.WriteFile(t, file, "old")
 		before := endpoint.count()
 		g.load(100*time.Millisecond, time.Minute, func(virtualAnswer) {})
 		if n := endpoint.count() - before; n > 1 { // a pause is four minutes by now, give or take one
@@ -221,7 +226,7 @@ func TestFileThatWasGoneDoesNotStartThePausesAnew(t *testing.T) {
 // A secret without placeholders can't change, and need not be looked at.
 func TestFixedSecretIsNotLookedUpWhileWaiting(t *testing.T) {
 	g := handlerInMemory(t, new(Handler))
-	if g.hasPlaceholders || g.source.changedSince(t.Context(), &fetchError{class: classRefused}) {
+	if g.request.varies || g.tokens.source.ChangedSince(t.Context(), &endpoint.Error{Class: endpoint.ClassRefused}) {
 		t.Error("it is taken for a secret that can change")
 	}
 }
@@ -229,29 +234,29 @@ func TestFixedSecretIsNotLookedUpWhileWaiting(t *testing.T) {
 // A file on a mount that hangs is like an endpoint that does not answer. A pipe that
 // nobody writes to stands in for it.
 func TestFileThatHangsHoldsUpNoRequest(t *testing.T) {
-	endpoint, upstream := startTokenServer(t), startAPI(t)
-	endpoint.lifetime = 1
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	endpoint.Lifetime = 1
 	file := filepath.Join(t.TempDir(), "secret")
-	writeFile(t, file, "s3cret-canary")
-	g := startGateway(t, endpoint.options("refresh_ahead off", "timeout 300ms", "audience {file."+file+"}")+upstream.proxy())
-	g.get("/")
+	servertest.WriteFile(t, file, "s3cret-canary")
+	g := gatewaytest.Start(t, endpoint.Options("refresh_ahead off", "timeout 300ms", "audience {file."+file+"}")+upstream.Proxy())
+	g.Get("/")
 	if err := syscall.Mkfifo(file+".new", 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Rename(file+".new", file); err != nil {
 		t.Fatal(err)
 	}
-	awaitCondition(t, "the token expires", func() bool { return g.get("/").status != 200 })
+	gatewaytest.Await(t, "the token expires", func() bool { return g.Get("/").Status != 200 })
 	start := time.Now()
 	for range 20 {
-		if a := g.get("/"); a.status != 503 && a.status != 504 {
-			t.Errorf("got %d", a.status)
+		if a := g.Get("/"); a.Status != 503 && a.Status != 504 {
+			t.Errorf("got %d", a.Status)
 		}
 	}
-	if took := time.Since(start); took > patience {
+	if took := time.Since(start); took > gatewaytest.Patience {
 		t.Errorf("20 requests took %v", took)
 	}
-	if entries := g.logs.with("no token obtained"); len(entries) == 0 || entries[0]["error"] != "timeout" || entries[0]["detail"] != errResolving.Error() {
+	if entries := g.Logs.With("no token obtained"); len(entries) == 0 || entries[0]["error"] != "timeout" || entries[0]["detail"] != errResolving.Error() {
 		t.Errorf("logged %v", entries)
 	}
 	// The pipe is read to its end, and a file is there again.
@@ -259,11 +264,11 @@ func TestFileThatHangsHoldsUpNoRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	writeFile(t, file, "s3cret-canary")
+	servertest.WriteFile(t, file, "s3cret-canary")
 	if err := pipe.Close(); err != nil {
 		t.Fatal(err)
 	}
-	awaitCondition(t, "the gateway recovers", func() bool { return g.get("/").status == 200 })
+	gatewaytest.Await(t, "the gateway recovers", func() bool { return g.Get("/").Status == 200 })
 }
 
 // A token that the upstream rejects is none, though its time has not come.
@@ -272,12 +277,12 @@ func TestFailedRenewalOfARejectedTokenIsAnError(t *testing.T) {
 		g := newVirtualGateway(t, new(Handler))
 		g.mustGet()
 		g.accepts(func(string) bool { return false }, nil)
-		g.endpoint.becomes(cannedStatus(400))
+		g.endpoint.becomes(servertest.Status(400))
 		if a := g.get(); a.status != 502 {
 			t.Errorf("got %+v", a)
 		}
 		entries := g.logs.FilterMessage("no token obtained").All()
-		if len(entries) != 1 || entries[0].ContextMap()["trigger"] != string(triggerRejected) {
+		if len(entries) != 1 || entries[0].ContextMap()["trigger"] != string(tokencache.TriggerRejected) {
 			t.Errorf("logged %v", g.logs.All())
 		}
 	})

@@ -2,67 +2,75 @@ package oauthcc
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
-	"errors"
-	"sync"
+	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/fleet"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
-const (
-	// forcedSpacing is the least time between two renewals of a rejected token.
-	forcedSpacing = 5 * time.Second
+// maxFetches is how many fetches of a handler's per-request grants can be in progress.
+const maxFetches = 64
 
-	// A renewal that did not cure a rejection without a challenge delays the next
-	// such renewal, from bareWaitMin doubling up to bareWaitMax: the upstream may
-	// reject for another reason than the token.
-	bareWaitMin = 10 * time.Second
-	bareWaitMax = time.Minute
-
-	// outagePatience is how long a caller waits for a fetch when the one before has
-	// failed: an endpoint that hangs stalls its callers once and not at every try.
-	outagePatience = time.Second
-
-	// lookSpacing is the least time between two looks for a token that others have got, while
-	// the endpoint is left alone.
-	lookSpacing = time.Second
-
-	// outageMemory is how long after the next try was due a failure still tells
-	// something of the endpoint: twice the longest pause, so that requests that come
-	// less and less often don't start the pauses anew.
-	outageMemory = 10 * time.Minute
-)
-
-// grantKey identifies a token: equal keys ask the same endpoint for the same grant
-// with the same credential.
-type grantKey [sha256.Size]byte
-
-// newGrantKey hashes the fields, each with its length before it, so that no two
-// different lists are written alike.
-func newGrantKey(groups ...[]string) grantKey {
-	var space [512]byte // on the stack, enough for most
-	b := space[:0]
-	for _, group := range groups {
-		b = binary.BigEndian.AppendUint64(b, uint64(len(group)))
-		for _, field := range group {
-			b = binary.BigEndian.AppendUint64(b, uint64(len(field)))
-			b = append(b, field...)
-		}
-	}
-	return sha256.Sum256(b)
-}
-
-// grants holds the tokens of all configurations in this process, by grantKey: a
-// *cachedGrant, or a *grantTable where the grant differs from request to request.
+// grants holds the tokens of all configurations in this process, by endpoint.GrantKey: a
+// *pooledGrant, or a *pooledTable where the grant differs from request to request.
 // Configurations come and go, tokens stay as long as one uses them.
 var grants = caddy.NewUsagePool()
 
+// pooledGrant is a grant with the metadata of its issuer.
+type pooledGrant struct {
+	*tokencache.Grant
+	server endpoint.Discovery
+}
+
+// pooledTable is a table of grants with the metadata of their issuer, which is the same for all of them.
+type pooledTable struct {
+	*tokencache.Table
+	server endpoint.Discovery
+}
+
+// tokenAccess is a configuration's way to its tokens.
+type tokenAccess struct {
+	// Set by Provision.
+	key     endpoint.GrantKey
+	client  *endpoint.Client
+	server  *endpoint.Discovery // what is known of the issuer
+	sharing *fleet.Sharing      // nil without storage
+	ahead   tokencache.RefreshAhead
+	source  *grantSource      // nil if the grant differs from request to request
+	table   *tokencache.Table // nil if it does not
+
+	slots    chan struct{}                 // holds an element for each fetch of the table in progress
+	prepared atomic.Pointer[preparedToken] // the last one of the source
+}
+
+// joinCache acquires the configuration's grant from the pool, or the table of its per-request grants.
+func (h *Handler) joinCache() error {
+	if h.request.placeholders == nil {
+		pooled, err := acquireGrant(h.tokens.key, func() *pooledGrant { return &pooledGrant{Grant: tokencache.NewGrant()} })
+		if err != nil {
+			return err
+		}
+		h.tokens.source, h.tokens.server, h.holds.grant = &grantSource{h: h, grant: pooled.Grant}, &pooled.server, true
+		return nil
+	}
+	pooled, err := acquireGrant(h.tokens.key, func() *pooledTable { return &pooledTable{Table: tokencache.NewTable(h.MaxTokens)} })
+	if err != nil {
+		return err
+	}
+	h.tokens.table, h.tokens.server, h.holds.grant = pooled.Table, &pooled.server, true
+	h.tokens.slots = make(chan struct{}, maxFetches)
+	return nil
+}
+
 // acquireGrant returns what the pool has under that key, or puts a new one there.
-func acquireGrant[T caddy.Destructor](key grantKey, create func() T) (T, error) {
+func acquireGrant[T caddy.Destructor](key endpoint.GrantKey, create func() T) (T, error) {
 	value, _, err := grants.LoadOrNew(key, func() (caddy.Destructor, error) {
 		return create(), nil
 	})
@@ -73,322 +81,209 @@ func acquireGrant[T caddy.Destructor](key grantKey, create func() T) (T, error) 
 	return value.(T), nil
 }
 
-func releaseGrant(key grantKey) error {
+func releaseGrant(key endpoint.GrantKey) error {
 	_, err := grants.Delete(key)
 	return err
 }
 
-// errNotRenewed is the outcome of a forced renewal that was not due or that brought
-// the same token again: there is nothing to replay with.
-var errNotRenewed = errors.New("no other token")
-
-// cachedGrant is the token of one grant key and all that is known about getting the
-// next one. Nothing in it belongs to one configuration.
-type cachedGrant struct {
-	current   atomic.Pointer[token]
-	aheadFrom atomic.Pointer[time.Time] // not before then is a token renewed ahead of its expiry; nil for any time
-	server    discovery                 // of an issuer's endpoint
-	entry     *tableEntry               // that the grant is; nil if it is in no table
-
-	mu         sync.Mutex
-	flight     *flight
-	released   bool         // no configuration uses the grant any more; requests may
-	failed     *failedFetch // nil if the last fetch succeeded
-	failures   backoff      // since then
-	generation uint64
-	forcedFrom time.Time     // not before then is a token renewed that was rejected
-	anew       bool          // the next token is not to be one that others have got
-	lookAgain  time.Time     // not before then is looked elsewhere for a token after a failure
-	bareWait   time.Duration // 0 until a renewal did not cure
-	bareFrom   time.Time     // not before then is a bare rejection a reason to renew
-	narrowed   string        // names the scopes that the endpoint did not grant, already told
-	atEnd      bool          // tokens have expired when they are granted, likewise
-
-	// Generations of the last tokens of which it was recorded that they did not cure a
-	// rejection, nor a bare one, or were rejected and the request could not be replayed, or
-	// that a proof for them was refused, or that they were rejected at all.
-	uncured, uncuredBare, unreplayed, unproven, rejected uint64
-
-	history grantHistory
-	uses    atomic.Uint64 // requests that were given a token
-}
-
-func newCachedGrant() *cachedGrant { return new(cachedGrant) }
-
-// Destruct implements caddy.Destructor. Requests of an earlier configuration can
-// outlive it, so a fetch goes on as long as one waits for it.
-func (g *cachedGrant) Destruct() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.released = true
-	g.endUnused(g.flight)
-	return nil
-}
-
-// usable returns the cached token if it can be served.
-func (g *cachedGrant) usable(now time.Time) *token {
-	if t := g.current.Load(); t.usable(now) {
-		return t
+// allGrants are the grants that the handler has tokens of.
+func (a *tokenAccess) allGrants() []*tokencache.Grant {
+	if a.table == nil {
+		return []*tokencache.Grant{a.source.grant}
 	}
-	return nil
+	entries := a.table.All()
+	all := make([]*tokencache.Grant, len(entries))
+	for i, e := range entries {
+		all[i] = &e.Grant
+	}
+	return all
 }
 
-// get returns a token that can be served, fetching one where there is none. Callers
-// share one fetch; ctx ends the wait of this caller alone. Errors are of type
-// *unavailableError, or those of ctx.
-func (g *cachedGrant) get(ctx context.Context, src source) (*token, error) {
-	g.noticeChange(ctx, src)
-	g.mu.Lock()
-	if t := g.usable(time.Now()); t != nil {
-		g.mu.Unlock()
-		return t, nil
+// grantSource is the way to the tokens of one grant with one configuration.
+type grantSource struct {
+	h      *Handler
+	grant  *tokencache.Grant
+	values []string // what the placeholders of the request stand for
+}
+
+// sourceFor finds the grant of a request. The source is to be released.
+func (h *Handler) sourceFor(repl *caddy.Replacer) (*grantSource, error) {
+	if h.tokens.table == nil {
+		return h.tokens.source, nil
 	}
-	f, err := g.join(src, flight{trigger: triggerMiss, parent: trace.SpanFromContext(ctx)})
-	g.mu.Unlock()
+	values, err := h.request.values(repl)
 	if err != nil {
 		return nil, err
 	}
-	return g.wait(ctx, f, src)
+	entry := h.tokens.table.Acquire(endpoint.NewGrantKey([]string{string(h.tokens.key[:])}, values), func() []string { return shownValues(h.request.placeholders, values) })
+	return &grantSource{h: h, grant: &entry.Grant, values: values}, nil
 }
 
-// renew returns a token other than the one that the upstream rejected: the cached
-// one, if it is newer, else a new one. bare tells that the upstream did not say that
-// the token was at fault. Errors are those of get, and errNotRenewed.
-func (g *cachedGrant) renew(ctx context.Context, rejected *token, bare bool, src source) (*token, error) {
-	g.noticeChange(ctx, src)
-	t, f, err := g.force(ctx, rejected, bare, src)
-	if err != nil || t != nil {
-		return t, err
+// release ends the use of the source by a request.
+func (s *grantSource) release() { s.grant.Release() }
+
+// prepare returns the token as this configuration uses it. A handler with one grant keeps the last one, so that it
+// is not made anew for each request.
+func (s *grantSource) prepare(t *tokencache.Token) preparedToken {
+	a := &s.h.tokens
+	if a.table != nil {
+		return s.h.carrier.prepare(t, a.ahead)
 	}
-	if t, err = g.wait(ctx, f, src); err != nil {
-		return nil, err
+	if prepared := a.prepared.Load(); prepared != nil && prepared.token == t {
+		return *prepared
 	}
-	if t.generation <= rejected.generation {
-		return nil, errNotRenewed
-	}
-	return t, nil
+	prepared := s.h.carrier.prepare(t, a.ahead)
+	a.prepared.Store(&prepared)
+	return prepared
 }
 
-// renewInBackground is renew for a request that can't be replayed; the outcome is in
-// the cache and in the log. It reports whether this is the first such request with the
-// token.
-func (g *cachedGrant) renewInBackground(ctx context.Context, rejected *token, bare bool, src source) bool {
-	_, f, err := g.force(ctx, rejected, bare, src)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err == nil && f != nil {
-		f.kept = true
-		g.unboard(f)
-	}
-	return isNews(&g.unreplayed, rejected)
-}
-
-// renewAhead fetches the next token in the background, for a request that was given t
-// although that will expire soon.
-func (g *cachedGrant) renewAhead(ctx context.Context, t *token, src source) {
-	if !g.isAheadDue(time.Now()) {
-		return // most requests that find a stale token come this far
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if !g.released && g.flight == nil && g.current.Load() == t && g.isAheadDue(time.Now()) {
-		g.start(src, flight{trigger: triggerAhead, kept: true, parent: trace.SpanFromContext(ctx)})
-	}
-}
-
-// isAheadDue reports whether a token may be renewed ahead of its expiry: no fetch is in
-// progress, and none has failed just now.
-func (g *cachedGrant) isAheadDue(now time.Time) bool {
-	from := g.aheadFrom.Load()
-	return from == nil || !now.Before(*from)
-}
-
-// keep fetches a token if there is none, or none that lasts, and waits for that. It
-// returns when to look again.
-func (g *cachedGrant) keep(ctx context.Context, ahead refreshAhead, src source) time.Time {
-	if f := g.board(ctx, ahead, src); f != nil {
-		select {
-		case <-f.done:
-		case <-ctx.Done():
+// Fetch implements tokencache.Source.
+func (s *grantSource) Fetch(ctx context.Context, task tokencache.Task) tokencache.Fetched {
+	ctx, cancel := context.WithTimeout(ctx, s.Limit())
+	defer cancel()
+	ctx = endpoint.WithRetryTrace(ctx, task.Retrying)
+	f := &tokenFetch{grantSource: s, request: s.h.request.template()}
+	if s.h.tokens.table != nil {
+		if !s.h.tokens.acquireSlot(ctx, task) {
+			return f.named(tokencache.Fetched{Queued: true, Failure: &endpoint.Error{
+				Class: endpoint.ClassTimeout, Unsent: true,
+				Detail: fmt.Sprintf("%d other token requests of this handler were in progress all the time", maxFetches),
+			}})
 		}
-		g.leave(f)
+		defer s.h.tokens.releaseSlot()
 	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := time.Now()
-	t := g.usable(now)
-	switch {
-	case t == nil && g.failed == nil:
-		return now
-	case t == nil:
-		return g.failed.missAt
-	}
-	due := ahead.staleFrom(t).monotonic
-	if from := g.aheadFrom.Load(); from != nil && from.After(due) {
-		due = *from
-	}
-	if due.After(t.servedTo.monotonic) {
-		due = t.servedTo.monotonic
-	}
-	return due
-}
-
-// board returns the fetch that keep waits for, or nil if there is none to wait for.
-func (g *cachedGrant) board(ctx context.Context, ahead refreshAhead, src source) *flight {
-	g.noticeChange(ctx, src)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := time.Now()
-	if t := g.usable(now); t != nil && (!ahead.staleFrom(t).passed(now) || g.flight == nil && !g.isAheadDue(now)) {
-		return nil
-	}
-	f, err := g.join(src, flight{trigger: triggerPrefetch, parent: trace.SpanFromContext(ctx)})
-	if err != nil {
-		return nil
-	}
-	return f
-}
-
-// noticeChange has a failure forgotten if a fetch would ask for something else by now, or
-// would not have to ask.
-func (g *cachedGrant) noticeChange(ctx context.Context, src source) {
-	now := time.Now()
-	g.mu.Lock()
-	failed, last := g.failed, g.current.Load()
-	mayLook := failed != nil && !g.anew && !now.Before(g.lookAgain)
-	if mayLook {
-		g.lookAgain = now.Add(lookSpacing)
-	}
-	g.mu.Unlock()
-	if failed == nil {
-		return
-	}
-	if changed := src.changedSince(ctx, failed.cause) || mayLook && src.hasNewer(ctx, last); !changed {
-		return
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.failed != failed {
-		return
-	}
-	failures := g.failures
-	g.forget()
-	g.forcedFrom = time.Time{}
-	if failed.cause.unsent {
-		g.failures = failures // of what was sent before, which may come again
-	}
-}
-
-// forget makes the fetch before count as one that succeeded. The caller holds mu.
-func (g *cachedGrant) forget() {
-	g.failed, g.failures = nil, backoff{}
-	g.aheadFrom.Store(nil)
-}
-
-// force returns the token that has replaced the rejected one, or else the fetch that
-// will. The caller counts as waiting for that.
-func (g *cachedGrant) force(ctx context.Context, rejected *token, bare bool, src source) (*token, *flight, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	now := time.Now()
-	t := g.usable(now)
-	if t != nil && t.generation > rejected.generation {
-		return t, nil, nil
-	}
-	if t != nil && g.flight == nil {
-		if g.failed != nil && g.failed.forced {
-			// There is no other token to be had, so the rejection is not the answer.
-			if at := later(g.failed.rejectedAt, g.forcedFrom); now.Before(at) {
-				return nil, nil, g.failed.until(at)
-			}
-		}
-		if now.Before(g.forcedFrom) || bare && now.Before(g.bareFrom) {
-			return nil, nil, errNotRenewed
-		}
-		if g.failed != nil && now.Before(g.failed.rejectedAt) {
-			return nil, nil, g.failed.until(g.failed.rejectedAt)
+	if s.h.tokens.sharing != nil {
+		// Sharing derives its key from the request. The request is resolved again before it is sent: the wait
+		// for another gateway can take seconds, and the credential can be replaced meanwhile.
+		if _, err := f.resolve(ctx); err == nil {
+			return f.named(s.h.tokens.sharing.Fetch(ctx, task, &f.request, f.ask))
 		}
 	}
-	f, err := g.join(src, flight{trigger: triggerRejected, forced: true, bare: bare, parent: trace.SpanFromContext(ctx)})
-	return nil, f, err
+	return f.ask(ctx)
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
+// tokenFetch is one fetch by a source.
+type tokenFetch struct {
+	*grantSource
+	request endpoint.Request // as it was resolved last; the template until then
+}
+
+// resolve resolves the placeholders of the request.
+func (f *tokenFetch) resolve(ctx context.Context) (endpoint.Request, error) {
+	resolved, err := f.h.request.resolveWithin(ctx, f.values)
+	if err == nil {
+		f.request = resolved
 	}
-	return b
+	return resolved, err
 }
 
-// store puts a granted token into the cache. The same token once more keeps its
-// generation, as it can't cure a rejection. The caller holds mu.
-func (g *cachedGrant) store(granted grantedToken) *token {
-	t := newToken(granted)
-	if old := g.current.Load(); old == nil || old.value != t.value {
-		g.generation++
+// ask asks the token endpoint.
+func (f *tokenFetch) ask(ctx context.Context) tokencache.Fetched {
+	server := f.h.tokens.server
+	granted, failure := f.h.tokens.client.Fetch(ctx, f.resolve, server)
+	if discovered := server.EndpointFor(f.request); discovered != "" {
+		f.request.Endpoint = discovered
 	}
-	t.generation = g.generation
-	g.current.Store(t)
-	return t
-}
-
-// cured records that the upstream accepted a renewed token after a rejection.
-func (g *cachedGrant) cured() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.bareWait, g.bareFrom = 0, time.Time{}
-}
-
-// notCured records that the upstream rejected the renewed token as well. It reports
-// whether that is news of this token; many requests may be replayed with it.
-func (g *cachedGrant) notCured(renewed *token, bare bool) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if bare && isNews(&g.uncuredBare, renewed) {
-		g.delayBare()
+	if stale := server.TakeStaleReason(); stale != nil {
+		f.h.reporter.logger.Warn("the issuer's metadata could not be read again; the known metadata stays in use",
+			append([]zap.Field{zap.String("issuer", f.request.Issuer)}, failureFields(stale)...)...)
 	}
-	return isNews(&g.uncured, renewed)
+	return f.named(tokencache.Fetched{Granted: tokencache.Offer{Granted: granted}, Failure: failure})
 }
 
-// notProven records that the upstream refused a proof for the token. It reports whether that
-// is news of this token.
-func (g *cachedGrant) notProven(t *token) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return isNews(&g.unproven, t)
+// named adds the endpoint and the client to a result, as logs show them.
+func (f *tokenFetch) named(fetched tokencache.Fetched) tokencache.Fetched {
+	fetched.Endpoint, fetched.ClientID = f.h.request.shownName(f.request)
+	return fetched
 }
 
-// isRejected records that the upstream rejected the token. It reports whether that is news.
-func (g *cachedGrant) isRejected(t *token) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return isNews(&g.rejected, t)
-}
-
-// delayBare makes the next renewal for a bare rejection wait, each time longer. The
-// caller holds mu.
-func (g *cachedGrant) delayBare() {
-	g.bareWait = min(max(2*g.bareWait, bareWaitMin), bareWaitMax)
-	g.bareFrom = time.Now().Add(g.bareWait)
-}
-
-// isNews reports whether the token is newer than the last one that this was recorded
-// of, and records it.
-func isNews(last *uint64, t *token) bool {
-	news := t.generation > *last
-	*last = max(*last, t.generation)
-	return news
-}
-
-// narrows records which scopes the endpoint did not grant. It reports whether that
-// is news. The caller holds mu.
-func (g *cachedGrant) narrows(missing string) bool {
-	if missing == "" {
-		g.narrowed = ""
+// acquireSlot waits until the fetch may begin. It reports false if ctx ended before, for example because nobody waits
+// for the fetch any more.
+func (a *tokenAccess) acquireSlot(ctx context.Context, task tokencache.Task) bool {
+	select {
+	case a.slots <- struct{}{}:
+	case <-ctx.Done():
 		return false
 	}
-	named := fingerprint(missing) // which can be long, and a client's choice
-	news := named != g.narrowed
-	g.narrowed = named
-	return news
+	task.Begin()
+	if ctx.Err() != nil { // the select may choose either
+		a.releaseSlot()
+		return false
+	}
+	return true
 }
+
+func (a *tokenAccess) releaseSlot() { <-a.slots }
+
+// Trace implements tokencache.Source: a fetch is a span below that of the request which starts it.
+func (s *grantSource) Trace(ctx, cause context.Context) (context.Context, func(tokencache.Outcome)) {
+	ctx, span := startSpan(ctx, cause)
+	return ctx, func(o tokencache.Outcome) { endSpan(span, o) }
+}
+
+// Limit implements tokencache.Source.
+func (s *grantSource) Limit() time.Duration { return time.Duration(s.h.Timeout) }
+
+// ChangedSince implements tokencache.Source.
+func (s *grantSource) ChangedSince(ctx context.Context, failure *endpoint.Error) bool {
+	return s.h.request.changedSince(ctx, s.values, failure)
+}
+
+// HasNewer implements tokencache.Source: it looks into the storage.
+func (s *grantSource) HasNewer(ctx context.Context, last *tokencache.Token) bool {
+	if s.h.tokens.sharing == nil || len(s.h.request.resolving) > 0 {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, changeLookup)
+	defer cancel()
+	request, err := s.h.request.resolveWithin(ctx, s.values)
+	return err == nil && s.h.tokens.sharing.HasNewer(ctx, request, last)
+}
+
+// Waited implements tokencache.Source.
+func (s *grantSource) Waited(d time.Duration) { s.h.reporter.metrics.wait.Observe(d.Seconds()) }
+
+// Report implements tokencache.Source.
+func (s *grantSource) Report(o tokencache.Outcome) { s.h.reporter.report(o) }
+
+// announceRejection emits the event for a rejected token. The request does not wait for it.
+func (s *grantSource) announceRejection(t *tokencache.Token, status int, code string) {
+	known := "" // not code, which is a part of the upstream's header and would keep that while the event waits
+	if i := slices.Index(challengeErrors, code); i >= 0 {
+		known = challengeErrors[i]
+	}
+	s.h.reporter.emit(eventRejected, func() map[string]any {
+		endpoint, clientID := s.name()
+		return map[string]any{
+			"endpoint": endpoint, "client_id": clientID, "token": tokencache.Fingerprint(t.Value), "status": status, "error": known,
+		}
+	})
+}
+
+// name is the endpoint and the client of the grant, as logs have them.
+func (s *grantSource) name() (endpoint, clientID string) {
+	if s.h.tokens.table == nil {
+		public := s.public()
+		return public.EndpointName(), public.ClientID
+	}
+	ctx, cancel := context.WithTimeout(s.h.reporter.ctx, changeLookup)
+	defer cancel()
+	request, err := s.h.request.resolveWithin(ctx, s.values)
+	if err != nil {
+		return s.h.reporter.public.Endpoint, s.h.reporter.public.ClientID
+	}
+	return s.h.request.shownName(request)
+}
+
+// public returns what operators may see of the grant, with the endpoint of an issuer once it is known.
+func (s *grantSource) public() endpoint.Request {
+	public := s.h.reporter.public
+	if discovered := s.h.tokens.server.EndpointFor(public); discovered != "" {
+		public.Endpoint = discovered
+		public.Endpoint = public.EndpointName()
+	}
+	return public
+}
+
+// Interface guard
+var _ tokencache.Source = (*grantSource)(nil)

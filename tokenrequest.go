@@ -1,492 +1,224 @@
 package oauthcc
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"maps"
-	"math/rand/v2"
-	"net"
-	"net/http"
-	"net/netip"
-	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
-	"golang.org/x/oauth2"
-	"golang.org/x/oauth2/clientcredentials"
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/dpop"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
 )
 
-// The formats of a token request's body.
-const (
-	formatForm = "form"
-	formatJSON = "json"
-)
+// changeLookup bounds a look for a replaced credential. After a look that failed, it is also the time until the next.
+const changeLookup = time.Second
 
-// Retries within one fetch: at most maxRetries after the first try, each after a
-// wait between minRetryWait and maxRetryWait, and none when the endpoint asks to
-// be left alone for longer than maxRetryWait.
-const (
-	maxRetries   = 2
-	minRetryWait = 200 * time.Millisecond
-	maxRetryWait = time.Second
-)
+// tokenRequest is what a configuration asks an endpoint for. Its placeholders are resolved at each fetch, since files
+// and variables change.
+type tokenRequest struct {
+	// Set by Provision.
+	h              *Handler // whose options are read
+	assertions     endpoint.AssertionOptions
+	keyFile        *endpoint.KeyFile // of signing_key; nil without
+	proofs         *dpop.Key         // nil without dpop
+	trust          trust
+	certificateKey []byte               // of the client certificate, in PEM; nil without storage
+	placeholders   []requestPlaceholder // of the request; nil if the grant is the same for all
+	names          nameLimits           // where operators see the grant
+	varies         bool                 // placeholders can stand for something else by now
 
-// grantRequest is one client-credentials request (RFC 6749 §4.4.2) with every
-// placeholder resolved.
-type grantRequest struct {
-	issuer         string // instead of endpoint, until that is discovered
-	endpoint       string
-	insecureHTTP   bool
-	clientID       string
-	clientSecret   string
-	authMethod     string
-	assertion      clientAssertion // of the methods that use one
-	certificate    bool            // the client has one for TLS
-	certificateKey []byte          // its private key in PEM, if tokens are shared
-	proofs         *proofKey       // nil without DPoP
-	format         string
-	scopes         []string
-	audience       []string
-	resource       []string
-	params         map[string][]string
-	headers        map[string][]string
+	resolving  chan struct{}             // holds one element while placeholders are resolved
+	lookFailed atomic.Pointer[time.Time] // when placeholders could last not be resolved
 }
 
-// key identifies what is asked for and with which credential.
-func (r grantRequest) key() grantKey {
-	return newGrantKey(r.fields()...)
+// resolve returns the token request with its placeholders resolved. It does not check the outcome. request resolves
+// the placeholders of the request.
+func (q *tokenRequest) resolve(request standIn) (endpoint.Request, error) {
+	p := placeholders{repl: caddy.NewReplacer(), request: request}
+	r := q.template()
+	r.Issuer = p.value("issuer", r.Issuer)
+	r.Endpoint = p.perRequest("token_endpoint", r.Endpoint)
+	r.ClientID = p.perRequest("client_id", r.ClientID)
+	r.ClientSecret = p.perRequest("client_secret", r.ClientSecret)
+	r.Scopes = p.values("scope", r.Scopes)
+	r.Audience = p.values("audience", r.Audience)
+	r.Resource = p.values("resource", r.Resource)
+	r.Params = p.valuesByName("param", r.Params)
+	r.Headers = p.valuesByName("request_header", r.Headers)
+	assertions := q.assertions
+	assertions.KeyID = p.value("signing_key.key_id", assertions.KeyID)
+	assertions.Audience = p.value("signing_key.audience", assertions.Audience)
+	if p.err != nil {
+		return r, p.err
+	}
+	if q.keyFile != nil {
+		key, news, err := q.keyFile.Read()
+		if err != nil {
+			return r, err
+		}
+		if news != nil {
+			o := &q.h.reporter
+			o.logger.Warn("the signing key can't be used; the previous key stays in use", o.grantFields(zap.Error(news))...)
+		}
+		r.Assertion = endpoint.NewAssertion(assertions, key)
+	} else if r.Method().Signs {
+		r.Assertion = endpoint.NewAssertion(assertions, nil)
+	}
+	return r, nil
 }
 
-func (r grantRequest) fields() [][]string {
-	insecure := ""
-	if r.issuer != "" && r.insecureHTTP {
-		insecure = "insecure_http" // decides what may be discovered
+// template is the token request as it is written, with placeholders and without the signing key.
+func (q *tokenRequest) template() endpoint.Request {
+	h := q.h
+	r := endpoint.Request{
+		Issuer: h.Issuer, Endpoint: h.TokenEndpoint, InsecureHTTP: h.InsecureHTTP,
+		ClientID: h.ClientID, ClientSecret: h.ClientSecret, AuthMethod: h.AuthMethod,
+		Format: h.RequestFormat, Scopes: h.Scopes, Audience: h.Audience, Resource: h.Resource,
+		Params: h.Params, Headers: h.RequestHeaders, TTL: time.Duration(h.TTL),
+		HasCertificate: hasClientCertificate(h.Transport), CertificateKey: q.certificateKey,
 	}
-	return [][]string{
-		{r.issuer, insecure, r.endpoint, r.clientID, r.clientSecret, r.authMethod, r.format, r.proofs.name()},
-		r.scopes, r.audience, r.resource, flatten(r.params), flatten(r.headers), r.assertion.fields(),
+	if r.Method().Signs {
+		r.Assertion = endpoint.NewAssertion(q.assertions, nil)
 	}
+	r.Proofs = q.proofs
+	return r
 }
 
-// flatten lists names and values in a fixed order, each name with the number of
-// its values.
-func flatten(named map[string][]string) []string {
-	var list []string
-	for _, name := range slices.Sorted(maps.Keys(named)) {
-		list = append(list, name, strconv.Itoa(len(named[name])))
-		list = append(list, named[name]...)
-	}
-	return list
+func hasClientCertificate(t *reverseproxy.HTTPTransport) bool {
+	return t != nil && t.TLS != nil && (t.TLS.ClientCertificateFile != "" || t.TLS.ClientCertificateAutomate != "")
 }
 
-// optionParams are the parameters that belong to an option of their own.
-var optionParams = map[string]string{
-	"client_id":             "client_id",
-	"client_secret":         "client_secret",
-	"client_assertion":      "auth_method",
-	"client_assertion_type": "auth_method",
-	"scope":                 "scope",
-	"audience":              "audience",
-	"resource":              "resource",
+// grantKey identifies the token of this configuration. Beside what the token request says it covers how the
+// endpoint is reached and trusted, with which client certificate, and where the values are read from: two
+// handlers share a token only as long as they would also share a rotated credential, or another scope from
+// the same file.
+func (q *tokenRequest) grantKey(r endpoint.Request) (endpoint.GrantKey, error) {
+	transport, err := json.Marshal(q.h.Transport)
+	if err != nil {
+		return endpoint.GrantKey{}, fmt.Errorf("transport: %w", err)
+	}
+	groups := slices.Concat(r.Fields(), q.template().Fields(), [][]string{{string(transport), q.trust.certificate}})
+	if q.placeholders != nil {
+		groups = append(groups, []string{strconv.Itoa(q.h.MaxTokens)})
+	}
+	return endpoint.NewGrantKey(groups...), nil
 }
 
-// ownHeaders are the header fields of a token request that other options or the
-// HTTP library write.
-var ownHeaders = append([]string{"Content-Type", "Content-Encoding", "Expect", "Dpop"}, connectionHeaders...)
-
-// userAgent names the gateway to the authorization server.
-const userAgent = "caddy-oauth-cc"
-
-// check refuses what an endpoint could not understand or what would endanger the
-// credential. Its errors name the option and never quote a secret.
-func (r grantRequest) check() error {
-	if r.issuer != "" {
-		if err := checkIssuer(r.issuer, r.insecureHTTP); err != nil {
-			return err
-		}
-	} else if err := checkEndpoint(r.endpoint, r.insecureHTTP); err != nil {
-		return err
-	}
-	if err := checkClientAuth(r); err != nil {
-		return err
-	}
-	if slices.Contains(r.scopes, "") || slices.Contains(r.audience, "") {
-		return errors.New("scope, audience: a value is empty; remove it")
-	}
-	for _, resource := range r.resource {
-		if u, err := url.Parse(resource); err != nil || !u.IsAbs() || strings.Contains(resource, "#") {
-			// RFC 8707 §2
-			return fmt.Errorf("resource: %q is not an absolute URI without fragment; write one such as https://api.example.com/", resource)
-		}
-	}
-	for name := range r.params {
-		if name == "" || strings.ContainsAny(name, "{}") {
-			return fmt.Errorf("param: %q can't be the name of a parameter, which has no placeholders; write param <name> <value>", name)
-		}
-		if option, ok := optionParams[name]; ok {
-			return fmt.Errorf("param: %s has an option of its own; use %s", name, option)
-		}
-	}
-	return r.checkHeaders()
+// trust is how the endpoint is trusted, and how it trusts the client.
+type trust struct {
+	tls         string // the options of TLS, in JSON
+	certificate string // content of the client certificate's file; empty without
 }
 
-func (r grantRequest) checkHeaders() error {
-	seen := make(map[string]bool)
-	for name, values := range r.headers {
-		if !httpguts.ValidHeaderFieldName(name) {
-			return fmt.Errorf("request_header: %q is not a valid header name; use letters, digits and hyphens", name)
-		}
-		canonical := http.CanonicalHeaderKey(name)
-		if seen[canonical] {
-			return fmt.Errorf("request_header: %s is given in several spellings; use one", canonical)
-		}
-		seen[canonical] = true
-		if slices.Contains(ownHeaders, canonical) {
-			return fmt.Errorf("request_header: %s is written by the gateway itself; remove it (the body's type follows request_format)", canonical)
-		}
-		if canonical == "Authorization" && usesBasic(r.authMethod) {
-			return fmt.Errorf("request_header: Authorization carries the credential of auth_method %s; use %s or %s", r.authMethod, authSecretPost, authNone)
-		}
-		for _, value := range values {
-			if !httpguts.ValidHeaderFieldValue(value) {
-				return fmt.Errorf("request_header: the value of %s has characters that a header can't carry; remove line breaks and control characters", canonical)
-			}
+func (t trust) fields() []string { return []string{t.tls, t.certificate} }
+
+// trustOf reads the client certificate of the transport, which can be nil.
+func trustOf(t *reverseproxy.HTTPTransport) (trust, error) {
+	if t == nil || t.TLS == nil {
+		return trust{tls: "null"}, nil
+	}
+	var certificate []byte
+	if t.TLS.ClientCertificateFile != "" {
+		var err error
+		if certificate, err = os.ReadFile(t.TLS.ClientCertificateFile); err != nil {
+			return trust{}, err
 		}
 	}
-	return nil
+	tls, err := json.Marshal(t.TLS)
+	return trust{tls: string(tls), certificate: string(certificate)}, err
 }
 
-// checkEndpoint applies RFC 6749 §3.2: an absolute URL without fragment, over TLS.
-// Its errors don't quote the URL, whose query and user info may be secret.
-func checkEndpoint(endpoint string, insecureHTTP bool) error {
-	u, err := url.Parse(endpoint)
+// public is what operators may see of a token request: the resolved one, or for tenants the one that is written in
+// the configuration.
+func (q *tokenRequest) public(resolved endpoint.Request) endpoint.Request {
+	r := resolved
 	switch {
-	case err != nil || u.Host == "" || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http":
-		return errors.New("token_endpoint: not an absolute http or https URL; write one such as https://auth.example.com/oauth/token")
-	case u.User != nil:
-		return errors.New("token_endpoint: the URL has user info; use client_id and client_secret")
-	case strings.Contains(endpoint, "#"):
-		return errors.New("token_endpoint: the URL has a fragment; remove it")
-	case u.Scheme == "http" && !insecureHTTP && !isLoopback(u.Hostname()):
-		return errors.New("token_endpoint: http would show the credential to everyone on the way; use https, or set insecure_http")
+	case q.placeholders != nil:
+		r = q.template()
+		r.Endpoint, _, _ = strings.Cut(r.Endpoint, "?")
+	case r.Issuer == "":
+		r.Endpoint = r.EndpointName()
 	}
-	return nil
-}
-
-func isLoopback(host string) bool {
-	host = strings.ToLower(strings.TrimSuffix(host, "."))
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") { // RFC 6761 §6.3
-		return true
+	return endpoint.Request{
+		Issuer: r.Issuer, Endpoint: r.Endpoint, ClientID: r.ClientID, AuthMethod: r.AuthMethod, Format: r.Format,
+		HasCertificate: r.HasCertificate, Scopes: r.Scopes, Audience: r.Audience, Resource: r.Resource,
 	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// isCleartext reports whether the endpoint is reached without TLS. One that is discovered
-// has the issuer's scheme.
-func (r grantRequest) isCleartext() bool {
-	return scheme(cmp.Or(r.issuer, r.endpoint)) == "http"
-}
-
-// scheme is a URL's, in lower case, or empty.
-func scheme(raw string) string {
-	u, err := url.Parse(raw)
-	if err != nil {
-		return ""
+// resolveWithin is resolve for as long as ctx lasts, and checks the outcome. values are what the placeholders
+// of the request stand for. A file on a mount that hangs blocks one goroutine. Callers wait until ctx
+// ends.
+func (q *tokenRequest) resolveWithin(ctx context.Context, values []string) (endpoint.Request, error) {
+	type resolved struct {
+		request endpoint.Request
+		err     error
 	}
-	return u.Scheme
-}
-
-// endpointName is the endpoint as logs may show it, without its query, or the issuer
-// as long as the endpoint is not known.
-func (r grantRequest) endpointName() string {
-	u, err := url.Parse(cmp.Or(r.endpoint, r.issuer))
-	if err != nil {
-		return ""
-	}
-	return displayURL(u)
-}
-
-func displayURL(u *url.URL) string {
-	shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
-	return shown.String()
-}
-
-// tokenClient talks to a token endpoint.
-type tokenClient struct {
-	transport  http.RoundTripper
-	timeout    time.Duration // for one fetch, retries included
-	defaultTTL time.Duration
-}
-
-// fetch asks for a token, again where that may help and has not been ruled out by
-// the endpoint. resolve gives the request with its placeholders resolved; it is
-// called once more when the endpoint refuses the client, in case the credential
-// has been replaced meanwhile. Where the request names an issuer, d tells its endpoint.
-func (c *tokenClient) fetch(ctx context.Context, resolve func(context.Context) (grantRequest, error), d *discovery) (grantedToken, *fetchError) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
-	defer cancel()
-
-	request, err := resolve(ctx)
-	if err != nil {
-		failure := &fetchError{class: classRefused, unsent: true, detail: shortened(err.Error())}
-		if ctx.Err() != nil {
-			failure.class = classTimeout
-		}
-		return grantedToken{}, failure
-	}
-	resolvedAgain := false
-	for retries := 0; ; {
-		granted, failure := c.try(ctx, request, d)
-		if failure == nil {
-			return granted, nil
-		}
-		failure.asked = request.key()
-		if failure.refusesClient() && !resolvedAgain {
-			resolvedAgain = true
-			if again, err := resolve(ctx); err == nil && again.key() != failure.asked {
-				request = again
-				continue
+	done := make(chan resolved, 1)
+	select {
+	case q.resolving <- struct{}{}:
+		go func() {
+			request, err := q.resolve(q.standIn(values))
+			if err == nil {
+				err = q.check(request)
 			}
-		}
-		if !failure.transient() || retries == maxRetries || failure.retryAfter > maxRetryWait {
-			return grantedToken{}, failure
-		}
-		wait := max(failure.retryAfter, minRetryWait+rand.N(maxRetryWait-minRetryWait)) //nolint:gosec // jitter
-		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
-			return grantedToken{}, failure
-		}
-		select {
-		case <-time.After(wait):
-			retries++
-		case <-ctx.Done():
-			return grantedToken{}, failure
-		}
+			<-q.resolving // before the outcome is sent, so that the caller can look again immediately
+			done <- resolved{request, err}
+		}()
+	case <-ctx.Done():
+		return endpoint.Request{}, errResolving
+	}
+	select {
+	case r := <-done:
+		return r.request, r.err
+	case <-ctx.Done():
+		return endpoint.Request{}, errResolving
 	}
 }
 
-// try asks the endpoint once, and once more where it wants a nonce of its own in the
-// proof (RFC 9449 §8).
-func (c *tokenClient) try(ctx context.Context, request grantRequest, d *discovery) (grantedToken, *fetchError) {
-	var server *serverMetadata
-	if request.issuer != "" {
-		var failure *fetchError
-		if server, failure = c.discover(ctx, request, d); failure != nil {
-			return grantedToken{}, failure
-		}
-		request.endpoint = server.endpointFor(request)
+// check checks a request whose placeholders are resolved.
+func (q *tokenRequest) check(request endpoint.Request) error {
+	err := request.Check()
+	if err != nil && q.placeholders != nil {
+		return unfitValueError{err}
 	}
-	granted, failure := c.send(ctx, request, "")
-	if failure != nil && failure.code == "use_dpop_nonce" && failure.nonce != "" && request.proofs != nil {
-		granted, failure = c.send(ctx, request, failure.nonce)
-	}
-	if failure != nil && server != nil {
-		d.doubt(request.issuer)
-		if names := server.authMethods; failure.refusesClient() && len(names) > 0 && !slices.Contains(names, request.standardAuthMethod()) {
-			failure.hint = "the issuer's metadata has other methods of client authentication; use auth_method " + strings.Join(names, " or ")
-		}
-	}
-	return granted, failure
+	return err
 }
 
-// send sends one token request, with this nonce in its proof or the last one if it is empty.
-func (c *tokenClient) send(ctx context.Context, request grantRequest, nonce string) (grantedToken, *fetchError) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout/2)
+// unfitValueError says that a token request can't be sent because of a value from a client's request. Other tenants'
+// requests may be fine.
+type unfitValueError struct{ error }
+
+var errResolving = errors.New("a placeholder could not be resolved in time; the file may be on a mount that hangs")
+
+// changedSince reports whether the request would differ now from the one that failed. One caller at a time looks, as
+// that reads files. After a look that failed there is none for a while, since Caddy logs each. All other callers get
+// false.
+func (q *tokenRequest) changedSince(ctx context.Context, values []string, failure *endpoint.Error) bool {
+	if !q.varies || len(q.resolving) > 0 {
+		return false
+	}
+	if at := q.lookFailed.Load(); at != nil && time.Since(*at) < changeLookup {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, changeLookup)
 	defer cancel()
-
-	params := request.endpointParams()
-	sent := time.Now()
-	assertion, err := request.assertionParams(sent)
+	request, err := q.resolveWithin(ctx, values)
 	if err != nil {
-		return grantedToken{}, &fetchError{class: classRefused, unsent: true, detail: "the client's assertion could not be signed"}
-	}
-	maps.Copy(params, assertion)
-	mask := func(text string) string {
-		return maskSecrets(request.mask(text), request.clientID, assertion.Get("client_assertion"))
-	}
-	vetting := &vettingTransport{next: c.transport, tokenType: typeBearer, mask: mask, now: time.Now}
-	if request.proofs != nil {
-		vetting.tokenType = typeDPoP
-		vetting.next = proofTransport{next: c.transport, key: request.proofs, nonce: nonce}
-	}
-	client := &http.Client{
-		Transport: request.roundTripper(vetting),
-		// A 307 or 308 would send the credential to wherever it points.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	config := clientcredentials.Config{
-		ClientID:       request.clientID,
-		ClientSecret:   request.sentSecret(),
-		TokenURL:       request.endpoint,
-		Scopes:         request.scopes,
-		EndpointParams: params,
-		AuthStyle:      authStyle(request.authMethod),
-	}
-	token, err := config.Token(context.WithValue(ctx, oauth2.HTTPClient, client))
-	if err != nil {
-		failure := asFetchError(ctx, err)
-		failure.hint = request.hintFor(failure)
-		return grantedToken{}, failure
-	}
-	granted := vetting.granted
-	granted.value = token.AccessToken
-	granted.sent = sent
-	if !granted.lifetimeKnown {
-		granted.lifetime = c.defaultTTL
-	}
-	granted.missingScope = missingScope(request.scopes, granted)
-	return granted, nil
-}
-
-func (r grantRequest) endpointParams() url.Values {
-	params := url.Values{}
-	maps.Copy(params, r.params)
-	if len(r.audience) > 0 {
-		params["audience"] = r.audience
-	}
-	if len(r.resource) > 0 {
-		params["resource"] = r.resource
-	}
-	return params
-}
-
-// roundTripper stacks what x/oauth2 can't do, each one concern, above next.
-func (r grantRequest) roundTripper(next http.RoundTripper) http.RoundTripper {
-	next = headerTransport{next: next, headers: r.headers}
-	if r.format == formatJSON {
-		next = jsonTransport{next}
-	}
-	if r.authMethod == authSecretBasicRaw {
-		next = rawBasicTransport{next: next, id: r.clientID, secret: r.clientSecret}
-	}
-	return next
-}
-
-// headerTransport sets the request's header fields: those the user asked for, and
-// an Accept that keeps servers from answering errors with HTML.
-type headerTransport struct {
-	next    http.RoundTripper
-	headers map[string][]string
-}
-
-func (t headerTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	req = req.Clone(req.Context())
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set("User-Agent", userAgent)
-	for name, values := range t.headers {
-		req.Header[http.CanonicalHeaderKey(name)] = values
-	}
-	return t.next.RoundTrip(req)
-}
-
-// jsonTransport turns the form that x/oauth2 writes into a JSON object with the
-// same members, for endpoints that take nothing else.
-type jsonTransport struct {
-	next http.RoundTripper
-}
-
-func (t jsonTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	form, err := io.ReadAll(req.Body)
-	if err != nil {
-		return nil, err
-	}
-	values, err := url.ParseQuery(string(form))
-	if err != nil {
-		return nil, err
-	}
-	members := make(map[string]any, len(values))
-	for name, list := range values {
-		if members[name] = list; len(list) == 1 {
-			members[name] = list[0]
+		if _, ok := errors.AsType[unfitValueError](err); !ok {
+			now := time.Now()
+			q.lookFailed.Store(&now)
 		}
+		return false
 	}
-	body, err := json.Marshal(members)
-	if err != nil {
-		return nil, err
-	}
-	req = req.Clone(req.Context())
-	req.Header.Set("Content-Type", "application/json")
-	req.ContentLength = int64(len(body))
-	req.Body = io.NopCloser(bytes.NewReader(body))
-	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
-	return t.next.RoundTrip(req)
-}
-
-// dialError is a connection that could not be established.
-type dialError struct {
-	text string
-}
-
-func (e *dialError) Error() string { return e.text }
-
-// asFetchError finds out what became of a token request. The library's own error
-// texts can hold the URL with its query and whatever the peer sent.
-func asFetchError(ctx context.Context, err error) *fetchError {
-	if failure, ok := errors.AsType[*fetchError](err); ok {
-		return failure
-	}
-	failure := &fetchError{class: classUnreachable, detail: networkDetail(err)}
-	_, dialing := errors.AsType[*dialError](err)
-	var timeout net.Error
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) || !dialing && errors.As(err, &timeout) && timeout.Timeout() {
-		failure.class = classTimeout
-	}
-	return failure
-}
-
-// networkDetail describes an error of the network by the types that are known to
-// say nothing of the peer's bytes.
-func networkDetail(err error) string {
-	if dial, ok := errors.AsType[*dialError](err); ok {
-		return dial.Error()
-	}
-	if verification, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
-		return certificateDetail(verification)
-	}
-	if record, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return record.Msg
-	}
-	if alert, ok := errors.AsType[tls.AlertError](err); ok {
-		return alert.Error()
-	}
-	if op, ok := errors.AsType[*net.OpError](err); ok {
-		return op.Error()
-	}
-	var timeout net.Error
-	switch {
-	case errors.Is(err, http.ErrSchemeMismatch):
-		return "the endpoint speaks plain HTTP on this port, and not TLS"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return "no answer in time"
-	case errors.Is(err, context.Canceled):
-		return "abandoned, since its configuration is no longer in use"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "the connection was closed before the answer was complete"
-	default:
-		return "no readable HTTP answer, be it from the endpoint or from a proxy before it"
-	}
-}
-
-// certificateDetail leaves out what a hostile certificate could say.
-func certificateDetail(err *tls.CertificateVerificationError) string {
-	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
-		return "the certificate is signed by an unknown authority; trust its CA with transport { tls_trust_pool … }"
-	}
-	if _, ok := errors.AsType[x509.HostnameError](err); ok {
-		return "the certificate is for another host name"
-	}
-	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
-		return "the certificate has expired or is not valid yet"
-	}
-	return "the certificate could not be verified"
+	return request.Key() != failure.Asked
 }

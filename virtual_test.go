@@ -1,10 +1,15 @@
 package oauthcc
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strconv"
 	"sync"
 	"testing"
@@ -15,7 +20,53 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
+
+// What the cache does, as clients see it.
+const (
+	outagePatience = time.Second      // how long they wait once the endpoint is known to be down
+	outageMemory   = 10 * time.Minute // how long that is remembered
+)
+
+// requestInCaddy is a request as Caddy hands it to a handler.
+func requestInCaddy(method, target string, body io.Reader) *http.Request {
+	r, err := http.NewRequest(method, target, body) // httptest's takes ten times as long
+	if err != nil {
+		panic(err)
+	}
+	r.RequestURI, r.Host, r.RemoteAddr, r.GetBody = target, cmp.Or(r.Host, "example.com"), "192.0.2.1:1234", nil
+	switch {
+	case r.Body == nil:
+		r.Body = http.NoBody
+	case r.Body != http.NoBody && r.ContentLength == 0:
+		r.ContentLength = -1
+	}
+	ctx := context.WithValue(context.Background(), caddy.ReplacerCtxKey, caddy.NewReplacer())
+	ctx = context.WithValue(ctx, caddy.CtxKey("route_group"), map[string]struct{}{"taken": {}})
+	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, make(map[string]any))
+	return r.WithContext(ctx)
+}
+
+// proxyInMemory does what reverse_proxy does with what upstream answers.
+func proxyInMemory(upstream caddyhttp.HandlerFunc) caddyhttp.Handler {
+	return caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		_ = r.Context().Value(caddyhttp.ServerCtxKey)
+		return upstream(proxyWriter{w, r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)}, r)
+	})
+}
+
+type proxyWriter struct {
+	http.ResponseWriter
+	repl *caddy.Replacer
+}
+
+func (w proxyWriter) WriteHeader(status int) {
+	w.repl.Set("http.reverse_proxy.status_code", status)
+	w.ResponseWriter.WriteHeader(status)
+}
 
 // virtualEndpoint is a token endpoint in memory, for the virtual time of a bubble.
 type virtualEndpoint struct {
@@ -58,7 +109,7 @@ func (e *virtualEndpoint) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	select {
 	case <-time.After(takes):
-		return cannedAnswer{body: fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer"%s}`, value, members)}.RoundTrip(req)
+		return servertest.Answer{Body: fmt.Sprintf(`{"access_token":%q,"token_type":"Bearer"%s}`, value, members)}.RoundTrip(req)
 	case <-req.Context().Done():
 		return nil, req.Context().Err()
 	}
@@ -104,7 +155,7 @@ func newVirtualGateway(t *testing.T, h *Handler) *virtualGateway {
 	g := &virtualGateway{t: t, endpoint: &virtualEndpoint{expiresIn: "3600"}}
 	g.Handler = handlerInMemory(t, h)
 	core, logs := observer.New(zapcore.DebugLevel)
-	g.client.transport, g.logger, g.logs = g.endpoint, zap.New(core), logs
+	g.tokens.client.Transport, g.reporter.logger, g.logs = g.endpoint, zap.New(core), logs
 	return g
 }
 
@@ -119,15 +170,16 @@ type virtualAnswer struct {
 }
 
 func (g *virtualGateway) get() virtualAnswer {
-	return g.send(httptest.NewRequest(http.MethodGet, "/", nil))
+	return g.send(&http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/"}, Body: http.NoBody})
 }
 
 func (g *virtualGateway) send(made *http.Request) virtualAnswer {
 	r := requestInCaddy(made.Method, made.URL.String(), made.Body)
+	maps.Copy(r.Header, made.Header)
 	w, start := httptest.NewRecorder(), time.Now()
 	a := virtualAnswer{}
-	err := g.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
-		a.token = bearer(r)
+	err := g.ServeHTTP(w, r, proxyInMemory(func(w http.ResponseWriter, r *http.Request) error {
+		a.token = gatewaytest.Bearer(r)
 		g.mu.Lock()
 		accepted, rejects, closed := g.accepted, g.rejects, g.closed[r.URL.Path]
 		g.mu.Unlock()
@@ -139,7 +191,7 @@ func (g *virtualGateway) send(made *http.Request) virtualAnswer {
 		case rejects != nil:
 			rejects(w, r)
 		default:
-			rejectToken(w)
+			gatewaytest.RejectToken(w)
 		}
 		return nil
 	}))

@@ -1,0 +1,126 @@
+package providers
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
+)
+
+// What the README shows of the check is what it prints for the quick start.
+func TestReadmeShowsTheCheck(t *testing.T) {
+	gatewayAddr, endpoint, api := gatewaytest.FreeAddr(t), gatewaytest.FreeAddr(t), gatewaytest.FreeAddr(t)
+	addresses := []string{"localhost:8080", gatewayAddr, "localhost:9090", endpoint, "localhost:9091", api}
+	startExample(t, "quickstart", exampleRun{replace: addresses})
+	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for secret, status := range map[string]int{"s3cret": 0, "wrong": 1} {
+		p := gatewaytest.CaddyProcess(t, "oauth-cc", "check", "--config", "Caddyfile")
+		p.Env = append(p.Env, "DEMO_SECRET="+secret)
+		servertest.WriteFile(t, filepath.Join(p.Home, "Caddyfile"), strings.NewReplacer(addresses...).Replace(readExample(t, "quickstart")))
+		p.RunTo(t, status)
+		out := strings.ReplaceAll(p.Output.String(), endpoint, "localhost:9090")
+		for line := range strings.Lines(out) {
+			shown := slices.ContainsFunc(strings.Split(string(readme), "\n"), func(l string) bool {
+				return slices.Equal(strings.Fields(l), strings.Fields(line)) // another port can be longer
+			})
+			if !shown {
+				t.Errorf("with %q the README does not show %q", secret, line)
+			}
+		}
+	}
+}
+
+// readmeSnippet is the README's Caddyfile that has a text, with these stand-ins for its upstreams.
+func readmeSnippet(t *testing.T, text string, replace ...string) string {
+	t.Helper()
+	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for i, block := range strings.Split(string(readme), "```") {
+		if snippet, ok := strings.CutPrefix(block, "caddyfile\n"); ok && i%2 == 1 && strings.Contains(snippet, text) {
+			found = append(found, snippet)
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%d snippets have %q", len(found), text)
+	}
+	return strings.NewReplacer(replace...).Replace(found[0])
+}
+
+// startSnippet wants no warning of the module's.
+func startSnippet(t *testing.T, site string) *gatewaytest.Gateway {
+	t.Helper()
+	g := gatewaytest.Start(t, site)
+	for line := range strings.Lines(g.Logs.All()) {
+		if strings.Contains(line, `"level":"warn"`) && strings.Contains(line, "http.handlers.oauth_cc") {
+			t.Errorf("logs %s", line)
+		}
+	}
+	return g
+}
+
+func TestReadmeShowsAPageOfOnesOwnForRejections(t *testing.T) {
+	t.Setenv("PARTNER_SECRET", "s3cret")
+	for name, reject := range map[string]http.HandlerFunc{
+		"with a challenge": func(w http.ResponseWriter, _ *http.Request) { gatewaytest.RejectToken(w) },
+		"with a long page": func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, strings.Repeat("no. ", 100), http.StatusUnauthorized)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			endpoint := gatewaytest.StartTokenServer(t)
+			upstream := gatewaytest.StartScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
+				if r.URL.Path == "/closed" || gatewaytest.Bearer(r) == "token-1" {
+					reject(w, r)
+				}
+			})
+			g := startSnippet(t, readmeSnippet(t, "out of reach", "https://auth.partner.example", endpoint.URL, "https://api.partner.example", upstream.URL))
+			gatewaytest.CheckAnswer(t, g.Get("/"), 200, "")
+			a := g.Get("/closed")
+			gatewaytest.CheckAnswer(t, a, 502, "The partner is out of reach.")
+			if a.Header.Get("WWW-Authenticate") != "" {
+				t.Errorf("the client got %v", a.Header)
+			}
+		})
+	}
+}
+
+func TestReadmeShowsAnErrorBehind200(t *testing.T) {
+	endpoint := gatewaytest.StartTokenServer(t)
+	upstream := gatewaytest.StartScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		if gatewaytest.Bearer(r) == "token-1" {
+			w.Header().Set("X-Error", "token_expired")
+		}
+		_, _ = io.WriteString(w, gatewaytest.Bearer(r))
+	})
+	g := startSnippet(t, endpoint.Options()+readmeSnippet(t, "token_expired", "https://api.partner.example", upstream.URL))
+	a := g.Get("/")
+	gatewaytest.CheckAnswer(t, a, 200, "token-2")
+	if a.Header.Get("X-Error") != "" {
+		t.Errorf("the client got %v", a.Header)
+	}
+}
+
+func TestReadmeShowsAStoreThatGetsNoToken(t *testing.T) {
+	endpoint := gatewaytest.StartTokenServer(t)
+	api := gatewaytest.StartScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Accel-Redirect", "/of/"+gatewaytest.Bearer(r))
+	})
+	store := gatewaytest.StartScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, r.URL.Path, r.Header["Authorization"])
+	})
+	g := startSnippet(t, endpoint.Options()+readmeSnippet(t, "X-Accel-Redirect", "https://api.partner.example", api.URL, "https://store.example", store.URL))
+	gatewaytest.CheckAnswer(t, g.Get("/"), 200, "/of/token-1[]")
+}
