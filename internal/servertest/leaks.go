@@ -7,13 +7,20 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // This file finds secrets where they must not be.
 
+// leastSeen is how many characters of a run have to be seen. White space and what stands for a character
+// that was lost tell nothing of a secret.
+const leastSeen = 4
+
 // LeakedRun returns a run of a secret that is in a text, and not in what may be there: eight characters, or
-// half of a secret with fewer than sixteen. It undoes encodings, and does without case, white space and
-// characters that are not ASCII.
+// half of a secret with fewer than sixteen, of which four can be seen. It undoes encodings, and does without
+// case, white space and characters that are not ASCII. Nothing is joined across the escape of a character that
+// was lost: its letters are not the secret's.
 func LeakedRun(text, secret, harmless string) string {
 	return leakedRun(text, []rune(strings.ToValidUTF8(secret, "\ufffd")), harmless, 1)
 }
@@ -36,18 +43,28 @@ func leakedRun(text string, form []rune, harmless string, each int) string {
 			size = (size + 1) * each
 		}
 		own := fold(strings.ToLower(harmless))
-		for _, undo := range leakUndoers {
-			shown := fold(strings.ToLower(undo(text)))
-			for from := 0; size >= 4 && from+size <= len(runes); from++ {
-				run := string(runes[from : from+size])
-				if strings.Contains(shown, run) && !strings.Contains(own, run) && strings.Trim(run, " \u00a0?\ufffd") != "" {
-					return run
+		for _, part := range lost.Split(text, -1) {
+			for _, undo := range leakUndoers {
+				shown := fold(strings.ToLower(undo(part)))
+				for from := 0; size >= leastSeen && from+size <= len(runes); from++ {
+					run := string(runes[from : from+size])
+					if strings.Contains(shown, run) && !strings.Contains(own, run) && seen(run) >= leastSeen {
+						return run
+					}
 				}
 			}
 		}
 	}
 	return ""
 }
+
+// seen returns how many characters of a run can be seen.
+func seen(run string) int {
+	return utf8.RuneCountInString(keep(run, func(r rune) bool { return unicode.IsGraphic(r) && !strings.ContainsRune(" \u00a0?\ufffd", r) }))
+}
+
+// lost is the escape of U+FFFD, which stands for a character that was lost.
+var lost = regexp.MustCompile(`(?i)(\\|%|%25|%5c)+u(fffd|\{fffd\})|&#(65533|xfffd);`)
 
 var leakFolds = []func(string) string{
 	func(s string) string { return s },
