@@ -19,8 +19,7 @@ const leastSeen = 4
 
 // LeakedRun returns a run of a secret that is in a text, and not in what may be there: eight characters, or
 // half of a secret with fewer than sixteen, of which four can be seen. It undoes encodings, and does without
-// case, white space and characters that are not ASCII. Nothing is joined across the escape of a character that
-// was lost: its letters are not the secret's.
+// case, white space and characters that are not ASCII. The letters of an escape are not taken for the secret's.
 func LeakedRun(text, secret, harmless string) string {
 	return leakedRun(text, []rune(strings.ToValidUTF8(secret, "\ufffd")), harmless, 1)
 }
@@ -43,9 +42,9 @@ func leakedRun(text string, form []rune, harmless string, each int) string {
 			size = (size + 1) * each
 		}
 		own := fold(strings.ToLower(harmless))
-		for _, part := range lost.Split(text, -1) {
-			for _, undo := range leakUndoers {
-				shown := fold(strings.ToLower(undo(part)))
+		for _, undo := range leakUndoers {
+			for _, part := range withoutEscapes(undo(text), string(form)) {
+				shown := fold(strings.ToLower(part))
 				for from := 0; size >= leastSeen && from+size <= len(runes); from++ {
 					run := string(runes[from : from+size])
 					if strings.Contains(shown, run) && !strings.Contains(own, run) && seen(run) >= leastSeen {
@@ -63,8 +62,21 @@ func seen(run string) int {
 	return utf8.RuneCountInString(keep(run, func(r rune) bool { return unicode.IsGraphic(r) && !strings.ContainsRune(" \u00a0?\ufffd", r) }))
 }
 
-// lost is the escape of U+FFFD, which stands for a character that was lost.
-var lost = regexp.MustCompile(`(?i)(\\|%|%25|%5c)+u(fffd|\{fffd\})|&#(65533|xfffd);`)
+// withoutEscapes returns what is between the escapes that are not the secret's own.
+func withoutEscapes(text, secret string) []string {
+	const between = "\U0010fffd"
+	secret = strings.ToLower(secret)
+	return strings.Split(escapes.ReplaceAllStringFunc(text, func(escape string) string {
+		if strings.Contains(secret, strings.ToLower(escape)) {
+			return escape
+		}
+		return between
+	}), between)
+}
+
+var escapes = regexp.MustCompile(`(?i)%(25)*(u[0-9a-f]{4}|[0-9a-f]{2})` +
+	`|(\\|%5c)+(x[0-9a-f]{2}|u[0-9a-f]{4}|u\{[0-9a-f]+\}|u00[0-9a-f]{6}|[0-7]{3})` +
+	`|=[0-9a-f]{2}|&(amp;)*(#x?[0-9a-f]+|[a-z]+);`)
 
 var leakFolds = []func(string) string{
 	func(s string) string { return s },
