@@ -19,7 +19,8 @@ const leastSeen = 4
 
 // LeakedRun returns a run of a secret that is in a text, and not in what may be there: eight characters, or
 // half of a secret with fewer than sixteen, of which four can be seen. It undoes encodings, and does without
-// case, white space and characters that are not ASCII. The letters of an escape are not taken for the secret's.
+// case, white space and characters that are not ASCII. The letters of an escape are not taken for the secret's, nor are
+// up to seven letters within a word or as many digits within a number, which are there by chance.
 func LeakedRun(text, secret, harmless string) string {
 	return leakedRun(text, []rune(strings.ToValidUTF8(secret, "\ufffd")), harmless, 1)
 }
@@ -47,7 +48,7 @@ func leakedRun(text string, form []rune, harmless string, each int) string {
 				shown := fold(strings.ToLower(part))
 				for from := 0; size >= leastSeen && from+size <= len(runes); from++ {
 					run := string(runes[from : from+size])
-					if strings.Contains(shown, run) && !strings.Contains(own, run) && seen(run) >= leastSeen {
+					if strings.Contains(shown, run) && !strings.Contains(own, run) && seen(run) >= leastSeen && !isByChance(part, run) {
 						return run
 					}
 				}
@@ -60,6 +61,16 @@ func leakedRun(text string, form []rune, harmless string, each int) string {
 // seen returns how many characters of a run can be seen.
 func seen(run string) int {
 	return utf8.RuneCountInString(keep(run, func(r rune) bool { return unicode.IsGraphic(r) && !strings.ContainsRune(" \u00a0?\ufffd", r) }))
+}
+
+// isByChance reports whether a run is too short and too plain to be known within a word or a number, and only there.
+func isByChance(text, run string) bool {
+	for _, class := range []string{"[a-z]", "[0-9]"} {
+		if regexp.MustCompile("^" + class + "{1,7}$").MatchString(run) {
+			return !regexp.MustCompile("(^|[^" + class[1:] + ")" + run + "($|[^" + class[1:] + ")").MatchString(strings.ToLower(text))
+		}
+	}
+	return false
 }
 
 // withoutEscapes returns what is between the escapes that are not the secret's own.
