@@ -87,7 +87,8 @@ func withoutEscapes(text, secret string) []string {
 
 var escapes = regexp.MustCompile(`(?i)%(25)*(u[0-9a-f]{4}|[0-9a-f]{2})` +
 	`|(\\|%5c)+(x[0-9a-f]{2}|u[0-9a-f]{4}|u\{[0-9a-f]+\}|u00[0-9a-f]{6}|[0-7]{3})` +
-	`|=[0-9a-f]{2}|&(amp;)*(#x?[0-9a-f]+|[a-z]+);`)
+	`|=[0-9a-f]{2}|&(amp;)*(#x?[0-9a-f]+|[a-z]+);` +
+	`|[^ -~]{9,}`) // what characters have become that were lost
 
 var leakFolds = []func(string) string{
 	func(s string) string { return s },
