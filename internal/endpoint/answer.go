@@ -38,7 +38,7 @@ var byteOrderMark = []byte("\xef\xbb\xbf")
 // others call their JSON text. An HTML page can contain anything, so it is never read as a form.
 func (a *tokenAnswer) parse(body []byte, contentType string) bool {
 	body = bytes.TrimPrefix(body, byteOrderMark)
-	if members, ok := knownMembers(body); ok {
+	if members, ok := knownMembers(body, answerNames...); ok {
 		a.fromJSON(members)
 		return true
 	}
@@ -59,18 +59,18 @@ func (a *tokenAnswer) parse(body []byte, contentType string) bool {
 // the same limit.
 const maxMembers = 10_000
 
-// knownNames are the members that are read. Others are skipped one by one: to keep many would take twenty
-// times the memory of the answer.
-var knownNames = []string{"access_token", "token_type", "expires_in", "refresh_in", "scope", "error", "error_description"}
+// answerNames are the members that are read of a token response.
+var answerNames = []string{"access_token", "token_type", "expires_in", "refresh_in", "scope", "error", "error_description"}
 
-// knownMembers reads a JSON object, and reports whether the body is one, with maxMembers at the most. Of a name that comes twice, the
-// last counts.
-func knownMembers(body []byte) (map[string]json.RawMessage, bool) {
+// knownMembers reads the members of a JSON object that have these names, to the letter. It reports whether the body is
+// an object, with maxMembers at the most. Of a name that comes twice, the last counts. Other members are skipped one
+// by one: to keep many would take twenty times the memory of the body.
+func knownMembers(body []byte, names ...string) (map[string]json.RawMessage, bool) {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
 		return nil, false
 	}
-	members := make(map[string]json.RawMessage, len(knownNames))
+	members := make(map[string]json.RawMessage, len(names))
 	var value json.RawMessage // its memory is used again
 	for n := 0; decoder.More(); n++ {
 		if n == maxMembers {
@@ -80,7 +80,7 @@ func knownMembers(body []byte) (map[string]json.RawMessage, bool) {
 		if err != nil || decoder.Decode(&value) != nil {
 			return nil, false
 		}
-		if name, ok := token.(string); ok && slices.Contains(knownNames, name) {
+		if name, ok := token.(string); ok && slices.Contains(names, name) {
 			members[name] = append(members[name][:0], value...)
 		}
 	}

@@ -109,7 +109,7 @@ func TestHostileMetadataIsRefused(t *testing.T) {
 		"a long alias":              {answer(map[string]any{"mtls_endpoint_aliases": map[string]string{"token_endpoint": servertest.Endpoint + "/" + strings.Repeat("a", 8<<10)}}), ClassInvalidResponse, "of more than 8 KiB", ""},
 		"larger than 1 MiB":         {servertest.Answer{Body: servertest.Document(map[string]any{"padding": strings.Repeat("a", 1<<20)})}, ClassInvalidResponse, "larger than 1 MiB", ""},
 		"empty":                     {servertest.Answer{Body: ""}, ClassInvalidResponse, "not a JSON object", ""},
-		"null":                      {servertest.Answer{Body: "null"}, ClassInvalidResponse, "another issuer's", ""},
+		"null":                      {servertest.Answer{Body: "null"}, ClassInvalidResponse, "not a JSON object", ""},
 		"a list":                    {servertest.Answer{Body: "[]"}, ClassInvalidResponse, "not a JSON object", ""},
 		"a form":                    {servertest.Answer{Body: "issuer=" + servertest.Issuer, Header: servertest.WithType("application/x-www-form-urlencoded")}, ClassInvalidResponse, "not a JSON object", ""},
 		"the credential in it":      {answer(map[string]any{"issuer": "https://app:secret-canary@auth.example.com"}), ClassInvalidResponse, "another issuer's", "issuer https://app:***@auth.example.com"},
@@ -132,6 +132,40 @@ func TestHostileMetadataIsRefused(t *testing.T) {
 					t.Errorf("asked %s", asked)
 				}
 			})
+		})
+	}
+}
+
+// encoding/json takes a member of a struct in any case. The names of metadata are exact (RFC 8414 §2), and another spelling
+// must not take their place.
+func TestMembersOfMetadataHaveExactNames(t *testing.T) {
+	named := func(issuer, endpoint string) string { return fmt.Sprintf("%s:%q,", issuer, endpoint) }
+	right := named(`"issuer"`, servertest.Issuer) + named(`"token_endpoint"`, servertest.Endpoint)
+	elsewhere := "https://elsewhere.example.com/token"
+	for name, test := range map[string]struct {
+		members string // each with a comma behind it
+		want    string // endpoint and alias, or what is wrong
+	}{
+		"as they are":                  {right, servertest.Endpoint + " "},
+		"another issuer behind it":     {right + named(`"ISSUER"`, "https://elsewhere.example.com"), servertest.Endpoint + " "},
+		"another issuer before it":     {named(`"Issuer"`, "https://elsewhere.example.com") + right, servertest.Endpoint + " "},
+		"the issuer in other letters":  {named(`"ISSUER"`, servertest.Issuer) + named(`"token_endpoint"`, servertest.Endpoint), "another issuer's"},
+		"another endpoint behind it":   {right + named(`"Token_Endpoint"`, elsewhere), servertest.Endpoint + " "},
+		"one that is no text":          {right + `"TOKEN_ENDPOINT":1,`, servertest.Endpoint + " "},
+		"the endpoint in others":       {named(`"issuer"`, servertest.Issuer) + named(`"Token_Endpoint"`, elsewhere), "names no token_endpoint"},
+		"the aliases in others":        {right + `"MTLS_endpoint_aliases":{` + strings.TrimSuffix(named(`"token_endpoint"`, elsewhere), ",") + "},", servertest.Endpoint + " "},
+		"an alias in others":           {right + `"mtls_endpoint_aliases":{` + strings.TrimSuffix(named(`"TOKEN_endpoint"`, elsewhere), ",") + "},", servertest.Endpoint + " "},
+		"an alias behind one as it is": {right + `"mtls_endpoint_aliases":{` + named(`"token_endpoint"`, servertest.Endpoint+"/mtls") + strings.TrimSuffix(named(`"Token_Endpoint"`, elsewhere), ",") + "},", servertest.Endpoint + " " + servertest.Endpoint + "/mtls"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			body := "{" + strings.TrimSuffix(test.members, ",") + "}"
+			m, failure := vetMetadata(&http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(body))}, issuerRequest())
+			switch {
+			case failure != nil && !strings.Contains(failure.Detail, test.want):
+				t.Errorf("got %s", failure.Detail)
+			case failure == nil && m.endpoint+" "+m.mtlsEndpoint != test.want:
+				t.Errorf("got %s %s, want %s", m.endpoint, m.mtlsEndpoint, test.want)
+			}
 		})
 	}
 }

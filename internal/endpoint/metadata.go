@@ -122,10 +122,10 @@ func vetMetadata(res *http.Response, r Request) (*metadata, *Error) {
 	if failure != nil {
 		return nil, failure
 	}
-	if document.Issuer != r.Issuer {
+	if document.issuer != r.Issuer {
 		// RFC 8414 §3.3. Otherwise one server could pose as another.
 		return nil, &Error{
-			Class: ClassInvalidResponse, Said: quote("issuer " + document.Issuer),
+			Class: ClassInvalidResponse, Said: quote("issuer " + document.issuer),
 			Detail: "the document is another issuer's; if it is the right server, set issuer to exactly what it calls itself, to the last slash",
 		}
 	}
@@ -161,12 +161,10 @@ func refusedMetadata(res *http.Response, quote func(string) string) *Error {
 
 // metadataDocument has the members of the document that are used.
 type metadataDocument struct {
-	Issuer   string `json:"issuer"`
-	Endpoint string `json:"token_endpoint"`
+	issuer, endpoint string
 
 	// Read later, as a wrong type in them must not make the document unreadable.
-	AuthMethods json.RawMessage `json:"token_endpoint_auth_methods_supported"`
-	Aliases     json.RawMessage `json:"mtls_endpoint_aliases"`
+	authMethods, aliases json.RawMessage
 }
 
 // readDocument parses an answer. It checks only its size and its syntax.
@@ -178,10 +176,23 @@ func readDocument(res *http.Response) (document metadataDocument, failure *Error
 	case err != nil:
 		return document, asError(res.Request.Context(), err)
 	}
-	if err := json.Unmarshal(bytes.TrimPrefix(body, byteOrderMark), &document); err != nil {
+	if !document.parse(bytes.TrimPrefix(body, byteOrderMark)) {
 		return document, &Error{Class: ClassInvalidResponse, Detail: "the document is not a JSON object with the members of RFC 8414 §2"}
 	}
 	return document, nil
+}
+
+// parse reads the document. It reports false if that is no JSON object, or if the issuer or the endpoint is no text. A
+// struct with tags would take their names in any case.
+func (d *metadataDocument) parse(body []byte) bool {
+	members, ok := knownMembers(body, "issuer", "token_endpoint", "token_endpoint_auth_methods_supported", "mtls_endpoint_aliases")
+	d.authMethods, d.aliases = members["token_endpoint_auth_methods_supported"], members["mtls_endpoint_aliases"]
+	return ok && readText(members["issuer"], &d.issuer) && readText(members["token_endpoint"], &d.endpoint)
+}
+
+// readText reads a member that can be missing. It reports false if that is no text.
+func readText(member json.RawMessage, text *string) bool {
+	return member == nil || json.Unmarshal(member, text) == nil
 }
 
 // Bounds of what is used of a document, in bytes. The endpoint is kept, and in each log entry about a token.
@@ -193,15 +204,14 @@ const (
 // metadata returns what can be used of the document. Optional members of a wrong type count as missing, as
 // does a list of methods that is no such list.
 func (d metadataDocument) metadata() *metadata {
-	var aliases struct {
-		Endpoint string `json:"token_endpoint"`
+	m := &metadata{issuer: d.issuer, endpoint: d.endpoint}
+	if aliases, ok := knownMembers(d.aliases, "token_endpoint"); ok {
+		_ = readText(aliases["token_endpoint"], &m.mtlsEndpoint)
 	}
 	var methods []string
-	_ = json.Unmarshal(d.Aliases, &aliases)
-	if len(d.AuthMethods) <= maxAuthMethods {
-		_ = json.Unmarshal(d.AuthMethods, &methods)
+	if len(d.authMethods) <= maxAuthMethods {
+		_ = json.Unmarshal(d.authMethods, &methods)
 	}
-	m := &metadata{issuer: d.Issuer, endpoint: d.Endpoint, mtlsEndpoint: aliases.Endpoint}
 	for _, named := range methods {
 		if name := methodInMetadata(named); name != "" && !slices.Contains(m.authMethods, name) {
 			m.authMethods = append(m.authMethods, name)
