@@ -105,6 +105,10 @@ func configSecrets(t *testing.T) (empty, full, missing string) {
 
 func TestProvisionRefuses(t *testing.T) {
 	empty, _, missing := configSecrets(t)
+	// Caddy reads 1 MiB of a file, and then takes the end of a line away from what it has.
+	cut, cutAtLine := filepath.Join(filepath.Dir(empty), "cut"), filepath.Join(filepath.Dir(empty), "cut-at-line")
+	servertest.WriteFile(t, cut, strings.Repeat(configCanary, 1<<20/len(configCanary)+1))
+	servertest.WriteFile(t, cutAtLine, strings.Repeat("a", 1<<20-2)+"\r\n"+configCanary)
 	keyFile := filepath.Join(t.TempDir(), "key.pem")
 	servertest.WriteFile(t, keyFile, servertest.PKCS8(t, servertest.Keys()["P-256"]))
 	withKey := func(options ...string) string {
@@ -209,6 +213,8 @@ func TestProvisionRefuses(t *testing.T) {
 		{"variable amid text", configAt("https://{env.OAUTH_CC_TEST_UNSET}.example.com/token"), []string{"token_endpoint: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
 		{"unreadable file", configWithClient("client_id app", "client_secret {file."+missing+"}"), []string{"client_secret: placeholder {file." + missing + "} is empty", "make the file readable"}},
 		{"empty file", configWithClient("client_id app", "client_secret {file."+empty+"}"), []string{"client_secret: placeholder {file." + empty + "} is empty", "not empty"}},
+		{"cut file", configWithClient("client_id app", "client_secret {file."+cut+"}"), []string{"client_secret: placeholder {file." + cut + "} has 1 MiB or more", "name a smaller file"}},
+		{"file cut amid text", configWith("param a b{file." + cutAtLine + "}"), []string{"param a: placeholder {file." + cutAtLine + "} has 1 MiB or more"}},
 		{"folder for a file", configWithClient("client_id app", "client_secret {file."+filepath.Dir(empty)+"}"), []string{"client_secret: placeholder {file.", "is empty"}},
 		{"scope", configWith("scope {env.OAUTH_CC_TEST_UNSET}"), []string{"scope: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
 		{"audience", configWith("audience {env.OAUTH_CC_TEST_UNSET}"), []string{"audience: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},

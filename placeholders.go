@@ -49,8 +49,11 @@ func (p *placeholders) replace(option, input string, request standIn) string {
 			uses = append(uses, placeholderUse{option: option, name: name})
 			return placeMark, nil
 		}
-		if caddy.ToString(value) == "" {
+		switch text := caddy.ToString(value); {
+		case text == "":
 			return nil, fmt.Errorf("placeholder {%s} is empty; set the variable, or make the file readable and not empty", name)
+		case strings.HasPrefix(name, filePlaceholder) && len(text) >= maxFile-len("\r\n"):
+			return nil, fmt.Errorf("placeholder {%s} has 1 MiB or more, and Caddy reads no more of a file; name a smaller file", name)
 		}
 		return value, nil
 	})
@@ -65,6 +68,13 @@ func (p *placeholders) replace(option, input string, request standIn) string {
 	}
 	return output
 }
+
+// filePlaceholder is what placeholders of files begin with.
+const filePlaceholder = "file."
+
+// maxFile is how much Caddy reads of a file, in bytes, without a word about the rest. Then it takes a line break away
+// from the end, also of what it has cut.
+const maxFile = 1 << 20
 
 // fill puts what the placeholders of the request stand for in place of the marks in a text, which has no
 // others left. So nothing that a client sent is searched for placeholders.
@@ -128,7 +138,7 @@ func showPlaceholder(option, name string) string {
 // isStaticPlaceholder reports whether the placeholder has the same value for every
 // request. Those of time would make each token request another grant.
 func isStaticPlaceholder(name string) bool {
-	return strings.HasPrefix(name, "env.") || strings.HasPrefix(name, "file.") || strings.HasPrefix(name, "system.")
+	return strings.HasPrefix(name, "env.") || strings.HasPrefix(name, filePlaceholder) || strings.HasPrefix(name, "system.")
 }
 
 // isRequestPlaceholder reports whether the placeholder is one of Caddy's for requests.
