@@ -49,6 +49,7 @@ type attempt struct {
 	from     time.Time         // it is not sent before that time
 	renewals int               // how often the token was replaced by another one, but for the next:
 	fellBack bool              // it was replaced by the one before it
+	untaken  *tokencache.Token // the one after it, which was rejected just now; nil unless the token before is used again
 	isOlder  bool              // the token was asked for before the one that it replaces was rejected
 	nonce    string            // that the upstream wants with this token; empty until it has told
 
@@ -109,7 +110,7 @@ func (a attempt) replacedBy(t *tokencache.Token, rejectedAt time.Time) attempt {
 	switch {
 	case t == nil:
 	case t.Fallback && !a.fellBack:
-		next.fellBack = true
+		next.fellBack, next.untaken = true, a.token
 	default:
 		next.renewals++
 		next.isOlder = t.AskedBefore(rejectedAt)
@@ -201,22 +202,24 @@ func (x *exchange) renewAndReplay() (dropped bool) {
 		x.passRejection(rejectionNotReplayable)
 		return false
 	}
-	if next.fellBack && !x.current.fellBack {
-		x.reportFallback()
-	}
 	x.current, x.failure = next, err
 	x.repl.Set(statusPlaceholder, statusReplayed)
 	return true
 }
 
-// reportFallback logs that the upstream does not take a new token yet, once for each token.
+// reportFallback logs that the upstream does not take a new token yet, once for each token. That is known when it has
+// taken the one before: otherwise both can be revoked, or the request can be at fault.
 func (x *exchange) reportFallback() {
+	untaken := x.current.untaken
+	if untaken == nil {
+		return
+	}
 	level := zapcore.DebugLevel
-	if x.src.grant.NoteFallback(x.current.token) {
+	if x.src.grant.NoteFallback(untaken) {
 		level = zapcore.WarnLevel
 	}
 	x.h.reporter.logger.Log(level, "the upstream does not take the new token yet; the one before it is used again for a while",
-		x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(x.current.token.Value)))...)
+		x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(untaken.Value)))...)
 }
 
 // passCarriedOut lets a rejection reach the client if what the request asks for may have been done.
@@ -269,12 +272,11 @@ func (x *exchange) noteRejection(a answer) {
 // passBlameless records a rejection that reaches the client and is not due to the token.
 func (x *exchange) passBlameless(a answer) {
 	x.outcome = rejectionPassed
-	switch {
-	case a.code == "insufficient_scope": // so the upstream took it
+	if a.code == "insufficient_scope" { // so the upstream took it
 		x.noteTaken()
-	case x.current.renewals > 0: // it rejects the new one no more
-		x.src.grant.NoteCured()
+		return
 	}
+	x.noteCured() // it rejects the new one no more
 }
 
 // noteAccepted records an answer that is no rejection.
@@ -285,17 +287,23 @@ func (x *exchange) noteAccepted(a answer) {
 	switch {
 	case !a.isError:
 		x.noteTaken()
-	case x.current.renewals > 0 && a.status/100 == 4: // other errors can come from who does not look at tokens
-		x.src.grant.NoteCured()
+	case a.status/100 == 4: // other errors can come from who does not look at tokens
+		x.noteCured()
 	}
 }
 
 // noteTaken records that the upstream took the token.
 func (x *exchange) noteTaken() {
+	x.noteCured()
+	x.src.grant.NoteAccepted(x.current.token, x.current.from, x.subject)
+}
+
+// noteCured records that the upstream does not reject the token of this attempt as it has rejected the one before.
+func (x *exchange) noteCured() {
 	if x.current.renewals > 0 {
 		x.src.grant.NoteCured()
 	}
-	x.src.grant.NoteAccepted(x.current.token, x.current.from, x.subject)
+	x.reportFallback()
 }
 
 // rejection is the current one, for the cache.

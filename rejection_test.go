@@ -66,6 +66,52 @@ func TestNewTokenThatIsTakenLate(t *testing.T) {
 	}
 }
 
+// Only the answer to the token before tells that it is the new one which the API does not take. A revocation, and a path
+// that is closed to all, have both rejected.
+func TestFallbackIsToldWhenItHasHelped(t *testing.T) {
+	const told = "the upstream does not take the new token yet"
+	for name, test := range map[string]struct {
+		taken  string // the only token that the API takes
+		path   string
+		status int // of its answer to the token, for that path
+		want   bool
+	}{
+		"it helps":                 {"token-1", "/", 200, true},
+		"it helps, nothing there":  {"token-1", "/gone", 404, true},
+		"it helps, too few scopes": {"token-1", "/admin", 403, true},
+		"both are revoked":         {"token-3", "/", 200, false},
+		"an API that is not well":  {"token-1", "/broken", 503, false},
+		"no token is taken":        {"", "/closed", 401, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := namedApp(t, new(Handler))
+				g.mustGet()
+				time.Sleep(57 * time.Minute)
+				g.mustGet() // has it renewed
+				synctest.Wait()
+				g.rejectPath(test.path, func(w http.ResponseWriter, r *http.Request) {
+					switch {
+					case gatewaytest.Bearer(r) != test.taken:
+						w.WriteHeader(401)
+					case test.status == 403:
+						w.Header().Set("WWW-Authenticate", `Bearer error="insufficient_scope"`)
+						w.WriteHeader(403)
+					default:
+						w.WriteHeader(test.status)
+					}
+				})
+				if a := g.send(httptest.NewRequest(http.MethodGet, test.path, nil)); a.status != test.status {
+					t.Errorf("got %+v", a)
+				}
+				if got := strings.Contains(g.log(), told); got != test.want {
+					t.Errorf("it is told: %t", got)
+				}
+			})
+		})
+	}
+}
+
 // What can't be cured is not asked for again and again: 0, 10, 30 and 70 s after the first rejection,
 // then once a minute, whatever the rejections say and whether they can be replayed or not.
 func TestTokensThatAreNeverTaken(t *testing.T) {

@@ -221,8 +221,8 @@ func (g *Grant) NoteUncured(r Rejection) bool {
 	return g.told.uncured.isFirst(r.Token)
 }
 
-// NoteFallback notes that the token before t is used instead of it, as the upstream rejected t. It
-// reports whether that is news about t.
+// NoteFallback notes that the upstream took the token before t after it had rejected t. It reports whether that is news
+// about t.
 func (g *Grant) NoteFallback(t *Token) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
