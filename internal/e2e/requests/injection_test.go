@@ -106,6 +106,7 @@ func TestValueCantLeaveItsPlace(t *testing.T) {
 		{"parameter that is a URL", "param where https://{query.x}.example.com/", inURL, "orders"},
 		{"URL in JSON", "param details `[\"https://api.example.com/{query.x}\"]`", inURL, "orders"},
 		{"like JSON in JSON", "param details `[\"\\{'a':'{query.x}'}\"]`", separators, "orders"},
+		{"text like JSON in JSON", "param details `[\"[draft] {query.x}\"]`", separators, "orders"},
 		{"like JSON", "param details `\\{'a':'{query.x}'}`", separators, "orders"},
 		{"header", "request_header Cookie tenant={query.x}", separators, "orders"},
 		{"path", "", inURL, "orders"},
