@@ -48,7 +48,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if isRepeated(r.Method) {
 		repl.Set(statusPlaceholder, statusNone)
 		h.carrier.removeClientToken(r)
-		return h.passOnce(w, r, nil, nil, next)
+		x := &exchange{h: h, repl: repl}
+		return x.serve(w, r, next)
 	}
 	if isPreflight(r) {
 		return h.servePreflight(w, r, repl, next)

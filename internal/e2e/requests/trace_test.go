@@ -43,6 +43,30 @@ func TestAnswerThatRepeatsTheRequestHasNoToken(t *testing.T) {
 	}
 }
 
+// A request without a token is a request like any other otherwise: what is meant for the gateway does not reach the client.
+func TestAnswerToTraceHasNothingForTheGateway(t *testing.T) {
+	for options, status := range map[string]int{
+		"": 401, "mask_rejection": 502, "dpop https://api.example.com": 401, "dpop https://api.example.com\nmask_rejection 503": 503, "dpop https://api.example.com\nretry_status off": 401,
+	} {
+		t.Run(options, func(t *testing.T) {
+			endpoint, seen := gatewaytest.StartTokenServer(t), new(gatewaytest.AttemptLog)
+			upstream := gatewaytest.StartScriptedAPI(t, seen.Observe(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+				w.Header().Set("DPoP-Nonce", "n1")
+				w.WriteHeader(http.StatusUnauthorized)
+			}))
+			g := gatewaytest.Start(t, endpoint.Options(options)+gatewaytest.ProxyTo(upstream))
+			a := g.Do(gatewaytest.ClientRequest(t, http.MethodTrace, g.URL("/"), nil))
+			if a.Status != status || (a.Header.Get("WWW-Authenticate") != "") != (status == 401) || strings.Contains(options, "dpop") && a.Header.Get("DPoP-Nonce") != "" {
+				t.Errorf("got %d with %v, want %d", a.Status, a.Header, status)
+			}
+			if n := len(seen.All()); n != 1 {
+				t.Errorf("the upstream got %d requests", n)
+			}
+		})
+	}
+}
+
 // A trailer need not be announced, and can be written in any way.
 func TestClientTokenInUnannouncedTrailersIsRemoved(t *testing.T) {
 	for _, option := range []string{"", "retry_status off", "dpop https://api.example.com"} {
