@@ -93,7 +93,7 @@ type tokenStatus struct {
 	Resource   []string          `json:"resource,omitempty"`
 	Values     map[string]string `json:"values,omitempty"` // of the placeholders of the request
 
-	State         string     `json:"state"`                 // fresh, stale, expired or none
+	State         string     `json:"state"`                 // fresh, stale, due, expired or none
 	Token         string     `json:"token,omitempty"`       // the name of it that logs use
 	Generation    uint64     `json:"generation,omitempty"`  // counts the tokens of this grant
 	Shared        bool       `json:"shared,omitempty"`      // another gateway has got it

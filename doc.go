@@ -75,11 +75,14 @@
 //
 // # Locks
 //
-// No lock is held over I/O, a request, or a function that a user of the package passes in. Two pairs are nested,
+// No lock is held over I/O, a request, or a function that a user of the package passes in. Three pairs are nested,
 // always in this order:
 //
 //	counting (metrics.go)      then  grantMetrics.mu (metrics.go)
 //	Grant.mu (tokencache)      then  Table.mu (tokencache)
+//	tape.mu (replay)           then  Budget.mu (replay), the memory of all recorded bodies
+//
+// Under Budget.mu, those of other tapes are tried, but not waited for.
 //
 // Each of the others is taken alone:
 //
@@ -88,8 +91,6 @@
 //	nonces.mu (dpop)             the nonces of one side, by origin
 //	health.mu (fleet)            what failed in a storage
 //	sweeper.mu (fleet)           when a storage is swept
-//	tape.mu (replay)             a recorded body and its readers
-//	Budget.mu (replay)           the memory of all recorded bodies
 //	answers.mu (replay)          what the upstreams of an attempt have answered
 //	shownVariables.mu (replay)   the variables that are copied for placeholders
 //
