@@ -41,7 +41,8 @@ func TestValuesThatAreNotShown(t *testing.T) {
 		"http.request.header.X-Tenant": true, "http.auth.user.id": true, "http.request.host": true, "http.request.uri.path": true,
 		"http.request.header.Authorization": false, "http.request.header.X-Api-Key": false, "http.request.cookie.session": false,
 		"http.request.uri.query": false, "http.request.uri.query.sig": false, "http.request.header.X-Pass": false, "http.request.uri": false,
-		"http.request.orig_uri": false, "http.request.uri.prefixed_query": false,
+		"http.request.orig_uri": false, "http.request.uri.prefixed_query": false, "http.request.orig_uri.query": false,
+		"http.request.uri_escaped": false, "http.request.uri.query_escaped": false, "http.request.uri.path_escaped": true,
 	} {
 		h := provisionedConfig(t, configWithClient("client_id app", "client_secret x", "scope {"+placeholder+"}"))
 		if got := !h.request.placeholders[0].secret; got != shown {

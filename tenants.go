@@ -84,7 +84,7 @@ func (q *tokenRequest) hides(use placeholderUse) bool {
 var credentialName = regexp.MustCompile(`(?i)auth|cookie|secret|pass|pwd|token|key|pin|session|jwt|bearer|cred|sig`)
 
 // wholeQuery finds the placeholders that have all that is in a query.
-var wholeQuery = regexp.MustCompile(`^http\.request\.(orig_)?uri(\.(prefixed_)?query)?$`)
+var wholeQuery = regexp.MustCompile(`^http\.request\.(orig_)?uri(\.(prefixed_)?query)?(_escaped)?$`)
 
 // urlPartSample stands for a part of a URL whose place matters. It is a character of
 // Unicode's private use area.
