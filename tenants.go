@@ -113,6 +113,7 @@ var unfit = []struct{ name, reason string }{
 	{"http.request.uuid", "would make each request another grant"},
 	{"http.request.duration", "would make each request another grant"},
 	{"http.request.duration_ms", "would make each request another grant"},
+	{"http.time_until_shutdown", "would make each request another grant"},
 	{"http.request.remote", "would make each request another grant"}, // with the port
 	{"http.request.remote.port", "would make each request another grant"},
 	{"http.response.", "has no value yet"},

@@ -64,6 +64,7 @@ func TestProvisionRefusesPerRequest(t *testing.T) {
 		{"one that is set by nothing but a vars", "vars tenant a\n" + configWith("scope {tenant}"), []string{"scope: unknown placeholder {tenant}"}},
 		{"of another map", "map {host} {other} {\ndefault a\n}\n" + configWith("scope {tenant}"), []string{"scope: unknown placeholder {tenant}"}},
 		{"UUID", configWith("scope {http.request.uuid}"), []string{"scope: placeholder {http.request.uuid} would make each request another grant", "use one that tells tenants apart", "{http.auth.user.id}"}},
+		{"time until shutdown", configWith("scope {http.time_until_shutdown}"), []string{"scope: placeholder {http.time_until_shutdown} would make each request another grant"}},
 		{"duration", configWith("scope {http.request.duration_ms}"), []string{"scope: placeholder {http.request.duration_ms} would make each request another grant"}},
 		{"port of the client", configWith("scope {http.request.remote.port}"), []string{"scope: placeholder {http.request.remote.port} would make each request another grant"}},
 		{"address of the client with its port", configWith("scope {http.request.remote}"), []string{"scope: placeholder {http.request.remote} would make each request another grant"}},
