@@ -257,6 +257,31 @@ func TestAcceptancesHideARevocationForAWhile(t *testing.T) {
 	})
 }
 
+// When a renewal has cured, the next token is renewed for a closed path as soon as the first one was.
+func TestCureShortensTheWaitForTheLastResort(t *testing.T) {
+	const order, closed = 1, 100
+	synctest.Test(t, func(t *testing.T) {
+		u := newUpstream(t)
+		load := func(d time.Duration) (fetches int64) {
+			before := u.s.calls.Load()
+			for start := time.Now(); time.Since(start) < d; time.Sleep(time.Second) {
+				u.send(t, closed)
+				u.send(t, order)
+			}
+			return u.s.calls.Load() - before
+		}
+		u.send(t, order)
+		load(4 * time.Hour)
+		u.revoked.Store(u.g.newest.Generation)
+		if !u.send(t, order) {
+			t.Fatal("the rejection of a revoked token passed")
+		}
+		if n := load(lastResort + time.Minute); n != 1 {
+			t.Errorf("%d token requests after a cure, want 1", n)
+		}
+	})
+}
+
 // Several requests for closed paths can be rejected before one that was sent after the first can be accepted.
 func TestAcceptancesTakeTheirTime(t *testing.T) {
 	for name, subject := range map[string]func(n int) Subject{
