@@ -93,6 +93,27 @@ func TestIdleTapesGiveWay(t *testing.T) {
 	})
 }
 
+// A large upload must not cost many others their replay.
+func TestSmallTapesDoNotGiveWayToALargeOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := &Budget{Limit: 1 << 20}
+		var stalled []*tape
+		for range 15 { // each takes 64 KiB, and as much is left
+			tape, _, _ := upload(t, budget, 60_000)
+			stalled = append(stalled, tape)
+		}
+		time.Sleep(idleTime)
+		if late, _, _ := upload(t, budget, 600_000); late.hold() {
+			t.Error("a large body has room beside small ones that fill the budget")
+		}
+		for _, tape := range stalled {
+			if !tape.hold() {
+				t.Fatal("a small one gave way")
+			}
+		}
+	})
+}
+
 func TestWhoIsNeededDoesNotGiveWay(t *testing.T) {
 	for name, prepare := range map[string]func(*testing.T, *tape){
 		"a verdict is awaited":       func(_ *testing.T, tape *tape) { tape.hold() },
