@@ -11,7 +11,7 @@ func TestHintsAreNotRepeated(t *testing.T) {
 	hint := func(g *guard, links ...string) {
 		for _, link := range links {
 			g.Header().Set("Link", link)
-			g.Header().Set("Date", fmt.Sprint("of ", link, g.drained))
+			g.Header().Set("Date", fmt.Sprint("of ", link, g.hints.again)) // each attempt has its own
 			g.WriteHeader(http.StatusEarlyHints)
 		}
 		clear(g.Header())
