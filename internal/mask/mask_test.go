@@ -107,6 +107,8 @@ func TestShortSecrets(t *testing.T) {
 		{Secrets{Certain: []string{"password"}, Public: []string{"password"}}, "which password?", "which ***?"},
 		{Secrets{Certain: []string{"t3st"}}, "the lat3st", "the la***"},
 		{Secrets{Certain: []string{"1234"}}, "1234 or 12345", "*** or 12345"},
+		{Secrets{Possible: []string{"\ufefft3st"}}, "is it 't3st'?", "is it '***'?"}, // of a file with a byte order mark
+		{Secrets{Certain: []string{"\ufeffCLIENT_SECRET=t3st"}}, "is it t3st?", "is it ***?"},
 		{Secrets{Possible: []string{"t3st"}}, "the lat3st t3st", "the lat3st ***"},
 		{Secrets{Possible: []string{"k3"}}, "it is k3, dGhlIGtleSBpcyBrMw==", "it is ***, ***"},
 		{Secrets{Possible: []string{"p@ss"}}, "it is p%40ss", "it is ***"},
@@ -166,6 +168,17 @@ func TestPartsThatAreShown(t *testing.T) {
 		"a k3Jq8ZpW1xVbT6mNz": "a ***z",
 	} {
 		if got := s.Quote(text); got != want {
+			t.Errorf("%q became %q, want %q", text, got, want)
+		}
+	}
+}
+
+// A secret that begins or ends with a word which stays readable elsewhere is hidden as a whole.
+func TestSecretWithAPublicWordAtItsEdge(t *testing.T) {
+	for _, secret := range []string{"token-k3Jq8ZpW", "k3Jq8ZpW-token", "auth.example.com/k3Jq8ZpW", "k3Jq8ZpW@auth.example.com"} {
+		s := Secrets{Certain: []string{secret}, Public: []string{"auth.example.com"}}
+		text := "no token of " + secret + " at auth.example.com"
+		if got, want := s.Quote(text), "no token of *** at auth.example.com"; got != want {
 			t.Errorf("%q became %q, want %q", text, got, want)
 		}
 	}
