@@ -418,6 +418,25 @@ func TestFailedFetchLooksOnceMore(t *testing.T) {
 	})
 }
 
+// The next holder of the lock looks for the token, and would ask the endpoint if it was not there yet.
+func TestTokenIsStoredBeforeTheLockIsReleased(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := storagetest.NewMemory()
+		g := newFleet(t, storage, 1, plain)[0]
+		storage.Becomes(func(operation string) error {
+			if operation == "unlock" && storage.All()[g.recordKey(t).path()] == nil {
+				t.Error("the lock is released, and there is no token")
+			}
+			return nil
+		}, nil)
+		g.mustGet()
+		synctest.Wait()
+		if n := storage.Count("unlock"); n != 1 {
+			t.Errorf("unlocked %d times", n)
+		}
+	})
+}
+
 // With little time for all there is little to wait for others, but the lock still holds.
 func TestFleetWithShortTimeout(t *testing.T) {
 	for _, timeout := range []time.Duration{500 * time.Millisecond, time.Second, 2 * time.Second} {
