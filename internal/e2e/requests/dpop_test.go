@@ -224,6 +224,40 @@ func TestOnlyARefusalAsksForANonce(t *testing.T) {
 	}
 }
 
+// Nor is a refusal enough if another upstream has answered before: that one may have done it.
+func TestRequestThatMayBeDoneIsNotSentAgainWithANonce(t *testing.T) {
+	var seen gatewaytest.AttemptLog
+	server, done := gatewaytest.StartBindingServer(t), gatewaytest.StartScriptedAPI(t, seen.Observe(func(http.ResponseWriter, *http.Request) {}))
+	refusing := gatewaytest.StartScriptedAPI(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("WWW-Authenticate", `DPoP error="use_dpop_nonce"`)
+		w.Header().Set("DPoP-Nonce", "n1")
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	g := gatewaytest.Start(t, server.Options("dpop "+done.URL)+gatewaytest.ProxyTo(done, "handle_response {", gatewaytest.ProxyTo(refusing), "}"))
+	if a := g.Post("/", "text/plain", ""); a.Status != 401 || len(seen.All()) != 1 {
+		t.Errorf("got %d, sent %d times", a.Status, len(seen.All()))
+	}
+}
+
+// A rejected token stays uncured if the proof of the next one is refused.
+func TestRejectionBeforeARefusedProofIsUncured(t *testing.T) {
+	server, upstream := gatewaytest.StartBindingServer(t), gatewaytest.StartScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
+		code := "invalid_dpop_proof"
+		if r.Header.Get("Authorization") == "DPoP token-1" {
+			code = "invalid_token"
+		}
+		w.Header().Set("WWW-Authenticate", fmt.Sprintf("DPoP error=%q", code))
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	g := gatewaytest.Start(t, gatewaytest.Monitored(server.Options("dpop "+upstream.URL)+gatewaytest.ProxyTo(upstream)))
+	if a := g.Get("/"); a.Status != 401 || server.Count() != 2 {
+		t.Errorf("got %d with %d token requests", a.Status, server.Count())
+	}
+	gatewaytest.WantSamples(t, server.TokenServer, gatewaytest.Scrape(g), map[string]float64{
+		`upstream_rejections_total outcome="uncured"`: 1, `upstream_rejections_total outcome="passed"`: 0,
+	})
+}
+
 // A token that is not bound is of use to whoever steals it, so it is not used.
 func TestBearerTokenIsNoSubstituteForABoundOne(t *testing.T) {
 	for _, answer := range []string{
