@@ -49,4 +49,17 @@ func TestValuesThatAreNotShown(t *testing.T) {
 			t.Errorf("%s is shown: %t", placeholder, got)
 		}
 	}
+	// Nor where credentials are, whatever the name.
+	for options, shown := range map[string]bool{
+		"scope {http.vars.a}": true, "audience {http.vars.a}": true, "param a {http.vars.a}": false, "request_header X-A {http.vars.a}": false,
+		"scope {http.vars.a}\nrequest_header X-A {http.vars.a}": false, "client_secret {http.vars.a}": false,
+	} {
+		if !strings.HasPrefix(options, "client_secret") {
+			options = "client_secret x\n" + options
+		}
+		h := provisionedConfig(t, configWithClient("client_id app", options))
+		if got := !h.request.placeholders[0].secret; got != shown {
+			t.Errorf("the value in %q is shown: %t", options, got)
+		}
+	}
 }
