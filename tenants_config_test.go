@@ -34,6 +34,7 @@ func TestProvisionRefusesPerRequest(t *testing.T) {
 	t.Setenv("OAUTH_CC_TEST_DOMAIN", "example.com")
 	t.Setenv("OAUTH_CC_TEST_AT", "@evil.example.com")
 	t.Setenv("OAUTH_CC_TEST_JSON", `{"a":"b"}`)
+	t.Setenv("OAUTH_CC_TEST_MARK", placeMark)
 	for _, test := range []struct {
 		name   string
 		config string
@@ -74,6 +75,7 @@ func TestProvisionRefusesPerRequest(t *testing.T) {
 		{"reverse_proxy", configWith("audience {http.reverse_proxy.upstream.host}"), []string{"audience: placeholder {http.reverse_proxy.upstream.host} has no value yet"}},
 		{"error", configWith("audience {http.error.status_code}"), []string{"audience: placeholder {http.error.status_code} has no value yet"}},
 		{"its own", configWith("audience {http.oauth_cc.status}"), []string{"audience: placeholder {http.oauth_cc.status} has no value yet"}},
+		{"beside a mark", configWith("scope {env.OAUTH_CC_TEST_MARK}:" + tenantHeader), []string{"scope: a variable or a file has the character U+E001", "remove it"}},
 
 		// JSON of the client's choice.
 		{"bare in an object", configWith(`param details ` + "`\\{\"limit\":" + tenantHeader + "}`"), []string{"param details: placeholder " + tenantHeader + " is outside of a JSON string", "put quotes around it"}},

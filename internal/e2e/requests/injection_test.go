@@ -100,6 +100,7 @@ func TestValueCantLeaveItsPlace(t *testing.T) {
 		{"scope among others", "scope openid {query.x}.read", separators, "orders"},
 		{"audience", "audience api-{query.x}", separators, "orders"},
 		{"audience that is a URL", "audience https://api.example.com/{query.x}", inURL, "a..b_c-d~e.f"},
+		{"audience that is a URL with another before it", "audience https://{method}.example.com/{query.x}", inURL, "orders"},
 		{"resource", "resource https://api.example.com/{query.x}/", inURL, "orders"},
 		{"resource that is no URL", "resource urn:api:{query.x}", separators, "orders:1"},
 		{"parameter", "param tenant a={query.x}", separators, "Zm9v+/=="},
