@@ -43,10 +43,15 @@ func (c *carrier) prepare(t *tokencache.Token, ahead tokencache.RefreshAhead) pr
 	return prepared
 }
 
+// field is memory for the values of the token's header field. Each attempt has its own: header operations change
+// values in place, and a transport may still read those of the attempt before.
+type field [1]string
+
 // attach sets the token's header field and that of the proof, with this nonce or the last one if it is
-// empty. The slices are the request's own: header operations change values in place.
-func (c *carrier) attach(r *http.Request, prepared preparedToken, nonce string) error {
-	r.Header[c.header] = []string{prepared.header}
+// empty.
+func (c *carrier) attach(r *http.Request, prepared preparedToken, nonce string, values *field) error {
+	values[0] = prepared.header
+	r.Header[c.header] = values[:]
 	if c.prover == nil {
 		return nil
 	}
@@ -60,18 +65,19 @@ func (c *carrier) attach(r *http.Request, prepared preparedToken, nonce string) 
 // the request while they write an answer. By then the token is off the request.
 type tokenlessWriter struct {
 	caddyhttp.ResponseWriterWrapper
-	carrier *carrier
-	request *http.Request
+	carrier  *carrier
+	request  *http.Request
+	detached bool // the token is off the request, for good
 }
 
 func (c *carrier) tokenless(w http.ResponseWriter, r *http.Request) tokenlessWriter {
-	return tokenlessWriter{caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, c, r}
+	return tokenlessWriter{ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w}, carrier: c, request: r}
 }
 
 // WriteHeader implements http.ResponseWriter. After an informational answer the request can still be sent again.
 func (w *tokenlessWriter) WriteHeader(status int) {
 	if status < 100 || status > 199 || status == http.StatusSwitchingProtocols {
-		w.carrier.detach(w.request.Header)
+		w.detach()
 		w.ResponseWriter.WriteHeader(status)
 		return
 	}
@@ -89,20 +95,28 @@ func (w *tokenlessWriter) WriteHeader(status int) {
 
 // Write implements http.ResponseWriter.
 func (w *tokenlessWriter) Write(data []byte) (int, error) {
-	w.carrier.detach(w.request.Header) // the status may have been left out
+	w.detach() // the status may have been left out
 	return w.ResponseWriter.Write(data)
 }
 
 // ReadFrom implements io.ReaderFrom.
 func (w *tokenlessWriter) ReadFrom(r io.Reader) (int64, error) {
-	w.carrier.detach(w.request.Header)
+	w.detach()
 	return w.ResponseWriterWrapper.ReadFrom(r)
 }
 
 // FlushError implements the flushing of http.ResponseController.
 func (w *tokenlessWriter) FlushError() error {
-	w.carrier.detach(w.request.Header)
+	w.detach()
 	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+// detach takes token and proof off the request, once: the answer begins, and no attempt follows.
+func (w *tokenlessWriter) detach() {
+	if !w.detached {
+		w.detached = true
+		w.carrier.detach(w.request.Header)
+	}
 }
 
 // detach takes token and proof away from a request.

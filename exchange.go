@@ -35,6 +35,8 @@ type exchange struct {
 
 	attempts replay.Attempts
 	writer   tokenlessWriter // for answers that pass
+	first    field           // of the first attempt
+	isFirst  bool            // no attempt was made yet
 	current  attempt
 
 	// What has become of the request so far.
@@ -126,7 +128,12 @@ func (x *exchange) attach(r *http.Request) error {
 	if x.h.carrier.prover != nil {
 		x.current.method, x.current.path = r.Method, r.URL.EscapedPath()
 	}
-	return x.h.carrier.attach(r, x.src.prepare(x.current.token), x.current.nonce)
+	values := &x.first
+	if !x.isFirst {
+		values = new(field)
+	}
+	x.isFirst = false
+	return x.h.carrier.attach(r, x.src.prepare(x.current.token), x.current.nonce, values)
 }
 
 // Verdict implements replay.Judge.

@@ -75,7 +75,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !h.judgesAnswers() {
 		return h.passOnce(w, r, src, t, next)
 	}
-	x := &exchange{h: h, src: src, repl: repl, current: attempt{token: t, from: now}}
+	x := &exchange{h: h, src: src, repl: repl, isFirst: true, current: attempt{token: t, from: now}}
 	return x.serve(w, r, next)
 }
 
@@ -190,7 +190,7 @@ func (h *Handler) passOnce(w http.ResponseWriter, r *http.Request, src *grantSou
 	defer h.carrier.detachAtEnd(r, r.Header)
 	sent := new(struct { // in one allocation
 		tokenlessWriter
-		field [1]string
+		field
 	})
 	sent.field[0] = src.prepare(t).header // there is no proof where no answer is judged
 	r.Header[h.carrier.header] = sent.field[:]

@@ -20,6 +20,7 @@ type Attempts struct {
 	tape    *tape           // nil without a body
 	body    io.ReadCloser   // of the next attempt
 	answers *answers        // of the current attempt's upstreams; nil if the request is harmless
+	first   answers         // of the first attempt; here to save an allocation
 }
 
 // Begin prepares r to be sent several times. judge decides about each response before it reaches w.
@@ -64,7 +65,10 @@ func (x *Attempts) Send(next caddyhttp.Handler) (dropped bool, err error) {
 	var attempt context.Context
 	attempt, x.cutOff = context.WithCancel(x.base)
 	if x.answers = nil; !x.isHarmless() {
-		x.answers = &answers{Context: attempt}
+		if x.answers = &x.first; x.first.Context != nil {
+			x.answers = new(answers) // a transport can still have the context of the attempt before
+		}
+		x.answers.Context = attempt
 		attempt = x.answers
 	}
 	x.inContext(attempt)

@@ -7,8 +7,9 @@ import (
 )
 
 const (
-	// smallTape is the most that a tape can take and still count as small, in bytes.
-	smallTape = 64 << 10
+	// smallTape is the most that a tape can take and still count as small, in bytes: what a body of 64 KiB takes whose
+	// length is not known.
+	smallTape = smallChunk + 2*largeChunk
 
 	// largeShare is the part of a budget, three quarters, that large tapes can have together. The rest is for small
 	// ones: so uploads don't keep others from being sent again.
@@ -59,20 +60,19 @@ func (b *Budget) grow(t *tape, size int64) bool {
 	return true
 }
 
-// giveBack gives back what the tape has taken. The caller has the lock of the tape.
-func (b *Budget) giveBack(t *tape) {
-	if t.taken == 0 {
-		return
-	}
+// shrink takes back what the tape has taken, but for so many bytes. The caller has the lock of the tape.
+func (b *Budget) shrink(t *tape, size int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.giveBackLocked(t)
+	b.shrinkLocked(t, size)
 }
 
-func (b *Budget) giveBackLocked(t *tape) {
-	b.accountLocked(t, 0)
-	b.growth.Remove(t.inBudget)
-	t.inBudget = nil
+func (b *Budget) shrinkLocked(t *tape, size int64) {
+	b.accountLocked(t, size)
+	if size == 0 {
+		b.growth.Remove(t.inBudget)
+		t.inBudget = nil
+	}
 }
 
 // hasRoomLocked reports whether a tape can have so many bytes instead of those that it has taken. A large one can
@@ -127,7 +127,6 @@ func (b *Budget) makeRoomLocked(forLarge bool) bool {
 		return false
 	}
 	defer largest.mu.Unlock()
-	largest.giveWayLocked()
-	b.giveBackLocked(largest)
+	b.shrinkLocked(largest, largest.giveWayLocked())
 	return true
 }

@@ -24,7 +24,7 @@ func TestBudgetIsNeverExceeded(t *testing.T) {
 						t.Error("more than the limit is taken")
 					}
 					held.Add(-n)
-					budget.giveBack(tape)
+					budget.shrink(tape, 0)
 				}
 			}
 		})
@@ -55,11 +55,11 @@ func TestIdleTapesGiveWay(t *testing.T) {
 		budget := &Budget{Limit: 4 << 20}
 		var stalled []*tape
 		var readers []*cursor
-		for _, size := range []int{700_000, 1_000_000, 900_000} { // each takes 1 MiB
+		for _, size := range []int{1_000_000, 1_010_000, 990_000} { // each takes 31 large chunks
 			tape, first, _ := upload(t, budget, size)
 			stalled, readers = append(stalled, tape), append(readers, first)
 		}
-		late, _, _ := upload(t, budget, 700_000)
+		late, _, _ := upload(t, budget, 1_000_000)
 		if late.hold() {
 			t.Error("large bodies take what is kept for small ones")
 		}
@@ -73,7 +73,7 @@ func TestIdleTapesGiveWay(t *testing.T) {
 		}
 
 		time.Sleep(idleTime)
-		if late, _, _ := upload(t, budget, 700_000); !late.hold() {
+		if late, _, _ := upload(t, budget, 1_000_000); !late.hold() {
 			t.Error("no idle upload has given way to another")
 		}
 		if small, _, _ := upload(t, budget, 60_000); !small.hold() {
@@ -98,7 +98,7 @@ func TestSmallTapesDoNotGiveWayToALargeOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := &Budget{Limit: 1 << 20}
 		var stalled []*tape
-		for range 15 { // each takes 64 KiB, and as much is left
+		for range 14 { // each takes 68 KiB, and as much is left
 			tape, _, _ := upload(t, budget, 60_000)
 			stalled = append(stalled, tape)
 		}
@@ -122,7 +122,7 @@ func TestWhoIsNeededDoesNotGiveWay(t *testing.T) {
 			time.Sleep(idleTime / 2)
 			tape.mu.Lock()
 			defer tape.mu.Unlock()
-			tape.appendLocked(nil)
+			tape.lastRead = time.Now()
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -17,7 +17,7 @@ var errPanicked = errors.New("reading the client's request panicked")
 type cursor struct {
 	tape *tape
 
-	offset    int  // on the tape, of the next byte to read
+	place          // on the tape, of the next byte to read
 	reading   bool // its reader reads from the client itself
 	abandoned bool // its attempt is over
 	closed    bool // its reader has closed it
@@ -36,9 +36,8 @@ func (c *cursor) Read(p []byte) (int, error) {
 			return 0, errAbandoned
 		case c.closed:
 			return 0, http.ErrBodyReadAfterClose
-		case c.offset < len(t.recorded):
-			n := copy(p, t.recorded[c.offset:])
-			c.offset += n
+		case t.recorded.hasMore(&c.place):
+			n := t.recorded.read(&c.place, p)
 			t.freeReadLocked()
 			return n, nil
 		case t.err != nil:
@@ -46,9 +45,10 @@ func (c *cursor) Read(p []byte) (int, error) {
 		case t.reading || t.state == tapeHeld:
 			t.changed.Wait()
 		case t.state == tapeRecording:
-			t.reading = true
-			// At the limit, one more byte shows whether the body ends there.
-			go t.recordNext(max(1, t.limit-int64(len(t.recorded))))
+			if room := t.roomLocked(); room != nil {
+				t.reading, t.filling = true, true
+				go t.recordNext(room)
+			}
 		default:
 			return c.passThroughLocked(p)
 		}

@@ -8,20 +8,6 @@ import (
 	"time"
 )
 
-const (
-	// The first memory of a tape, in bytes: at least minRecording, or the announced length of the body
-	// up to maxFirstRecording. A client can announce more than it sends.
-	minRecording      = 4 << 10
-	maxFirstRecording = 32 << 10
-
-	// readSize is the most that is read of a body at once, in bytes. It is no more than a proxy reads
-	// at once: a server can wait until it has filled the whole buffer.
-	readSize = 32 << 10
-)
-
-// readBuffers are the buffers of recordNext. A slow client keeps one busy.
-var readBuffers = sync.Pool{New: func() any { return new([readSize]byte) }}
-
 // tapeState says what happens to the bytes that are read from the client.
 type tapeState uint8
 
@@ -48,7 +34,7 @@ type tape struct {
 	// Set once.
 	source  io.ReadCloser // the client's body
 	limit   int64         // of the recording, in bytes
-	least   int64         // of the first recording, in bytes
+	isKnown bool          // the client has announced the length of the body
 	budget  *Budget
 	trailer trailerFilter
 	first   cursor // of the first attempt; part of tape to save an allocation
@@ -58,8 +44,10 @@ type tape struct {
 	changed  sync.Cond // tells a waiting reader to look again
 	state    tapeState
 	reading  bool          // a read of the source is in progress, without the lock
+	filling  bool          // and what it reads lands in the recording
 	current  *cursor       // of the current attempt
-	recorded []byte        // the body from its first byte
+	recorded recording     // the body from its first byte
+	beyond   [1]byte       // what is read at the limit, to see whether the body ends there
 	taken    int64         // bytes of the budget; read with either lock, changed with both
 	lastRead time.Time     // of the client's body
 	inBudget *list.Element // guarded by the budget's lock; nil while nothing is taken
@@ -70,13 +58,12 @@ type tape struct {
 // newTape replaces the body of r by a tape. With a limit of 0 it records nothing. drop names the
 // trailer fields that don't pass.
 func newTape(r *http.Request, limit int64, budget *Budget, drop []string) *tape {
-	t := &tape{source: r.Body, limit: limit, least: minRecording, budget: budget}
+	t := &tape{source: r.Body, limit: limit, budget: budget}
 	if limit == 0 {
 		t.state = tapePassing
 	}
 	if r.ContentLength > 0 {
-		t.limit = min(limit, r.ContentLength)
-		t.least = min(maxFirstRecording, r.ContentLength)
+		t.limit, t.isKnown = min(limit, r.ContentLength), true
 	}
 	t.changed.L = &t.mu
 	t.trailer.attach(r, drop)
@@ -90,7 +77,7 @@ func newTape(r *http.Request, limit int64, budget *Budget, drop []string) *tape 
 func (t *tape) isEmpty() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.err == io.EOF && len(t.recorded) == 0 && t.state != tapePassing
+	return t.err == io.EOF && t.recorded.size == 0 && t.state != tapePassing
 }
 
 // hold stops the current attempt from reading more. It reports false, and changes nothing, if the
@@ -152,7 +139,7 @@ func (t *tape) free() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.passLocked()
-	t.giveBackLocked()
+	t.takeLocked(0) // what a reader has not read yet is left to the garbage collector
 }
 
 // passLocked ends the recording.
@@ -162,42 +149,80 @@ func (t *tape) passLocked() {
 	t.changed.Broadcast()
 }
 
-// freeReadLocked frees the recording when the last reader has read it or closed the body.
+// freeReadLocked frees what the last reader has read, or all if it has closed the body.
 func (t *tape) freeReadLocked() {
-	if t.state == tapePassing && (t.current.offset == len(t.recorded) || t.current.closed) {
-		t.recorded, t.current.offset = nil, 0
-		t.giveBackLocked()
+	if t.state != tapePassing || t.taken == 0 {
+		return
 	}
+	if t.current.closed {
+		t.current.place = place{chunk: len(t.recorded.chunks)}
+	}
+	t.recorded.freeBefore(&t.current.place, t.filling)
+	t.takeLocked(t.needed(0))
 }
 
 // isIdleLocked reports whether the recording can give way to another: its client sends nothing, nobody needs what
 // was recorded to read the body, and no attempt is about to follow.
 func (t *tape) isIdleLocked() bool {
-	return t.state == tapeRecording && t.current.offset == len(t.recorded) && time.Since(t.lastRead) >= idleTime
+	return t.state == tapeRecording && !t.recorded.hasMore(&t.current.place) && time.Since(t.lastRead) >= idleTime
 }
 
-// giveWayLocked drops the recording of an idle tape, for the budget, which then takes back what that had taken.
-func (t *tape) giveWayLocked() {
+// giveWayLocked drops the recording of an idle tape, for the budget. It returns how much of that is still taken: what
+// a read in progress reads into.
+func (t *tape) giveWayLocked() int64 {
 	t.state = tapePassing
-	t.recorded, t.current.offset = nil, 0
+	t.recorded.freeBefore(&t.current.place, t.filling)
 	t.changed.Broadcast()
+	return t.needed(0)
 }
 
-// giveBackLocked gives the tape's part of the budget back.
-func (t *tape) giveBackLocked() {
-	t.budget.giveBack(t)
+// needed returns how much of the budget the recording needs with so much more memory. That counts as much as the
+// tape can use of it.
+func (t *tape) needed(more int64) int64 { return min(t.recorded.memory+more, t.limit) }
+
+// takeLocked gives a part of the budget back. After that the tape has taken so much.
+func (t *tape) takeLocked(size int64) {
+	if size < t.taken {
+		t.budget.shrink(t, size)
+	}
 }
 
-// recordNext reads the source once, and at most that many bytes. It runs in its own goroutine, so an
-// abandoned reader does not have to wait for the client. The next attempt finds the bytes on the tape.
-func (t *tape) recordNext(most int64) {
-	buffer := readBuffers.Get().(*[readSize]byte)
-	defer readBuffers.Put(buffer)
-	n, reason, err := t.readSource(buffer[:min(most, readSize)])
+// roomLocked returns where the next bytes of the body are read into. At the limit that is one byte, which shows
+// whether the body ends there. Without room in the budget, the recording ends, and there is none.
+func (t *tape) roomLocked() []byte {
+	left := t.limit - t.recorded.size
+	if left <= 0 {
+		return t.beyond[:]
+	}
+	if len(t.recorded.room()) == 0 {
+		size := t.recorded.nextChunk(t.limit, t.isKnown)
+		if !t.budget.grow(t, t.needed(size)) {
+			t.passLocked()
+			return nil
+		}
+		t.recorded.addChunk(size, t.limit, t.isKnown)
+	}
+	room := t.recorded.room()
+	return room[:min(int64(len(room)), left)]
+}
+
+// recordNext reads the source once, into room. It runs in its own goroutine, so an abandoned reader does not have to
+// wait for the client. The next attempt finds the bytes on the tape.
+func (t *tape) recordNext(room []byte) {
+	n, reason, err := t.readSource(room)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.appendLocked(buffer[:n])
+	t.filling, t.lastRead = false, time.Now()
 	t.landedLocked(err, reason)
+	switch {
+	case n == 0:
+	case &room[0] == &t.beyond[0]:
+		t.recorded.chunks = append(t.recorded.chunks, t.beyond[:1])
+		t.passLocked()
+	default:
+		t.recorded.landed(n)
+	}
+	t.freeReadLocked() // nobody may need it any more
 }
 
 // readSource reads the client's body. A panic of the reader becomes an error, with the reason.
@@ -241,20 +266,4 @@ func (t *tape) rethrow() {
 	if reason != nil {
 		panic(reason)
 	}
-}
-
-// appendLocked appends what was read. Without room for it in the limit and the budget, the recording
-// ends, and only the current reader gets these bytes. The memory doubles when it is full.
-func (t *tape) appendLocked(data []byte) {
-	t.lastRead = time.Now()
-	needed := len(t.recorded) + len(data)
-	if t.state != tapePassing && needed > cap(t.recorded) {
-		capacity := min(max(int64(needed), 2*int64(cap(t.recorded)), t.least), t.limit)
-		if int64(needed) > t.limit || !t.budget.grow(t, capacity) {
-			t.passLocked()
-		} else {
-			t.recorded = append(make([]byte, 0, capacity), t.recorded...)
-		}
-	}
-	t.recorded = append(t.recorded, data...)
 }

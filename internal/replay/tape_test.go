@@ -380,8 +380,8 @@ func TestBodyThatOutgrowsItsTapeIsReadOn(t *testing.T) {
 }
 
 func TestBudgetIsSharedAndGivenBack(t *testing.T) {
-	budget := &Budget{Limit: 3 * minRecording}
-	body := strings.Repeat("x", minRecording)
+	budget := &Budget{Limit: 3 * smallChunk}
+	body := strings.Repeat("x", smallChunk)
 	var tapes []*tape
 	for range 3 {
 		source := newTapeSource(body)
@@ -390,7 +390,7 @@ func TestBudgetIsSharedAndGivenBack(t *testing.T) {
 		readPieces(t, first, 1)
 		tapes = append(tapes, tape)
 	}
-	wantUsed(t, budget, 3*minRecording)
+	wantUsed(t, budget, 3*smallChunk)
 	late, first := newTestTape(newTapeSource(body), 1<<20, budget)
 	readPieces(t, first, 1)
 	if late.hold() {
@@ -400,7 +400,7 @@ func TestBudgetIsSharedAndGivenBack(t *testing.T) {
 	for i, tape := range tapes {
 		tape.stopRecording()
 		tape.stopRecording()
-		wantUsed(t, budget, int64(2-i)*minRecording)
+		wantUsed(t, budget, int64(2-i)*smallChunk)
 	}
 	late.stopRecording()
 	wantUsed(t, budget, 0)
@@ -408,11 +408,12 @@ func TestBudgetIsSharedAndGivenBack(t *testing.T) {
 
 func TestTapeTakesWhatTheAnnouncedLengthNeeds(t *testing.T) {
 	for _, test := range []struct{ length, read, limit, want int64 }{
-		{-1, 1, 1 << 20, readSize},
+		{-1, 1, 1 << 20, smallChunk},
+		{-1, smallChunk + 1, 1 << 20, smallChunk + largeChunk},
 		{100, 1, 1 << 20, 100},
 		{20_000, 1, 1 << 20, 20_000},
 		{20_000, 1, 10_000, 10_000},
-		{200_000, 1, 1 << 20, maxFirstRecording},
+		{200_000, 1, 1 << 20, largeChunk},
 		{200_000, 200_000, 1 << 20, 200_000},
 	} {
 		budget := &Budget{Limit: 1 << 20}
@@ -426,20 +427,20 @@ func TestTapeTakesWhatTheAnnouncedLengthNeeds(t *testing.T) {
 
 // Once the last reader is through with the recording, nobody needs it any more.
 func TestRecordingIsFreedBeforeTheEndOfTheRequest(t *testing.T) {
-	body := strings.Repeat("x", 3*readSize)
+	body := strings.Repeat("x", 3*largeChunk)
 	for name, use := range map[string]func(*testing.T, *tape, io.ReadCloser){
 		"stopped":              func(_ *testing.T, tape *tape, _ io.ReadCloser) { tape.stopRecording() },
 		"closed, then stopped": func(_ *testing.T, tape *tape, first io.ReadCloser) { _ = first.Close(); tape.stopRecording() },
 		"stopped, then closed": func(_ *testing.T, tape *tape, first io.ReadCloser) { tape.stopRecording(); _ = first.Close() },
 		"read a second time": func(t *testing.T, tape *tape, _ io.ReadCloser) {
-			readPieces(t, mustRewind(t, tape), 2*readSize)
+			readPieces(t, mustRewind(t, tape), smallChunk+largeChunk)
 		},
 		"closed a second time": func(t *testing.T, tape *tape, _ io.ReadCloser) { _ = mustRewind(t, tape).Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			budget := &Budget{Limit: 1 << 20}
 			tape, first := newTestTape(newTapeSource(body), 1<<20, budget)
-			if _, err := io.CopyN(io.Discard, first, 2*readSize); err != nil {
+			if _, err := io.CopyN(io.Discard, first, smallChunk+largeChunk); err != nil {
 				t.Fatal(err)
 			}
 			use(t, tape, first)
@@ -452,11 +453,15 @@ func TestRecordingIsFreedBeforeTheEndOfTheRequest(t *testing.T) {
 func TestNoMoreIsReadAheadThanAProxyWould(t *testing.T) {
 	source := newTapeSource(strings.Repeat("x", 1<<20))
 	_, first := newTestTape(source, 1<<20, &Budget{Limit: 1 << 20})
-	for read := readSize; read <= 10*readSize; read += readSize {
-		readPieces(t, first, readSize)
-		if got := 1<<20 - len(source.rest); got != read {
-			t.Fatalf("%d bytes were read for %d", got, read)
+	total := 0
+	for range 10 {
+		n, err := first.Read(make([]byte, largeChunk))
+		if total += n; err != nil || n == 0 || 1<<20-len(source.rest) != total {
+			t.Fatalf("%d bytes were read for %d, %v", 1<<20-len(source.rest), total, err)
 		}
+	}
+	if total < 9*largeChunk {
+		t.Errorf("%d bytes in ten reads", total)
 	}
 }
 
