@@ -11,6 +11,7 @@
 //   - hints.go: informational responses, and what of a response is for the gateway alone.
 //   - tape.go, cursor.go: the request's body is recorded while the first attempt reads it. Each
 //     further attempt has its own cursor, which reads the tape, then the rest from the client.
+//   - recording.go: the memory of a tape, in chunks that are used again.
 //   - budget.go: the memory that all bodies of a handler take together.
 //   - trailer.go: each attempt gets the trailers of the request when it has read the body to its end.
 //   - context.go: the context of a request, set in place.
