@@ -45,12 +45,24 @@ var currentLogs struct {
 type Logs struct {
 	mu   sync.Mutex
 	text bytes.Buffer
+	to   func(line []byte)
 }
 
 func (l *Logs) Write(p []byte) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.to != nil {
+		l.to(p)
+		return
+	}
 	l.text.Write(p)
+}
+
+// Divert hands each line to a function from now on. Nothing is kept, so that a test can go on for hours.
+func (l *Logs) Divert(to func(line []byte)) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.to = to
 }
 
 // All returns everything that was logged.
