@@ -106,6 +106,7 @@ func TestShortSecrets(t *testing.T) {
 		{Secrets{Certain: []string{"test"}}, "the latest TEST", "the latest ***"},
 		{Secrets{Certain: []string{"password"}, Public: []string{"password"}}, "which password?", "which ***?"},
 		{Secrets{Certain: []string{"t3st"}}, "the lat3st", "the la***"},
+		{Secrets{Certain: []string{"k3ä1pzwq"}}, "is it 3?1p or ä1pz?", "is it *** or ***?"},
 		{Secrets{Certain: []string{"1234"}}, "1234 or 12345", "*** or 12345"},
 		{Secrets{Possible: []string{"\ufefft3st"}}, "is it 't3st'?", "is it '***'?"}, // of a file with a byte order mark
 		{Secrets{Certain: []string{"\ufeffCLIENT_SECRET=t3st"}}, "is it t3st?", "is it ***?"},

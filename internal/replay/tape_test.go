@@ -781,6 +781,7 @@ func TestTrailersArriveAtTheEndButForTheTokens(t *testing.T) {
 			}
 		}
 		servers["X-Late"][0] = "changed"
+		wantReadError(t, body, io.EOF) // a transport may read what it was given by now
 		if r.Trailer.Get("X-Late") != "a" {
 			t.Error("the values are shared with the server")
 		}
