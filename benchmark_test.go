@@ -77,9 +77,11 @@ func benchmarkHandler(b *testing.B, body []byte, parallel bool, serve func(http.
 	b.SetBytes(int64(len(body)))
 	loop := func(next func() bool) {
 		made := requestInCaddy(http.MethodGet, "http://gateway.example/v1/orders?page=2", bytes.NewReader(body))
-		made.Header = http.Header{
-			"Accept": {"application/json"}, "Accept-Encoding": {"gzip"}, "User-Agent": {"benchmark/1.0"},
-			"X-Forwarded-For": {"192.0.2.1"}, "X-Request-Id": {"0123456789abcdef"},
+		made.Header = http.Header{ // as a service sends it
+			"Accept": {"application/json"}, "Accept-Encoding": {"gzip"}, "Accept-Language": {"en"}, "Cache-Control": {"no-cache"},
+			"Content-Type": {"application/json"}, "Traceparent": {"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+			"User-Agent": {"benchmark/1.0"}, "X-Forwarded-For": {"192.0.2.1"}, "X-Forwarded-Host": {"gateway.example"},
+			"X-Forwarded-Proto": {"https"}, "X-Request-Id": {"0123456789abcdef"}, "X-Tenant": {"acme"},
 		}
 		if body == nil {
 			made.Body = http.NoBody

@@ -92,6 +92,7 @@
 //	health.mu (fleet)            what failed in a storage
 //	sweeper.mu (fleet)           when a storage is swept
 //	answers.mu (replay)          what the upstreams of an attempt have answered
+//	attempt.mu (replay)          what ends with an attempt
 //	shownVariables.mu (replay)   the variables that are copied for placeholders
 //
 // counting makes sure that no metrics are made while the last ones with the same labels are being removed. It

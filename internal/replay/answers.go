@@ -6,42 +6,28 @@ import (
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // statusOfProxy is the placeholder in which reverse_proxy keeps what the last upstream answered, whatever a
 // handler makes of it.
 const statusOfProxy = "http.reverse_proxy.status_code"
 
-// answers is the context of an attempt that must not reach an upstream twice. It notes what the upstreams of
-// the attempt answer: one may have done what it was asked, and a handler sends the request on to another, or
-// writes another status.
+// answers notes what the upstreams of an attempt answer that must not reach one twice: one may have done what it was
+// asked, and a handler sends the request on to another, or writes another status.
 //
 // Caddy looks for its server in the context before it calls a handler, and reverse_proxy before each round
 // trip. So no answer is replaced in the placeholder before it is noted here.
 type answers struct {
-	context.Context
-
 	mu     sync.Mutex
 	begun  bool // what the placeholder holds is of this attempt
 	status int  // of all answers so far; 0 before the first
 	mixed  bool // there were several
 }
 
-// Value implements context.Context. It asks the context around this one first: that can be another attempt's,
-// and needs what is deleted here.
-func (a *answers) Value(key any) any {
-	value := a.Context.Value(key)
-	if key == caddyhttp.ServerCtxKey {
-		a.note()
-	}
-	return value
-}
-
 // note notes the last answer. What was there before the attempt is deleted: it would be taken for an answer
 // if no upstream answers.
-func (a *answers) note() {
-	repl, ok := a.Context.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+func (a *answers) note(ctx context.Context) {
+	repl, ok := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
 	if !ok {
 		return
 	}
@@ -61,7 +47,6 @@ func (a *answers) note() {
 
 // areAll reports whether there were answers, and all of them had that status.
 func (a *answers) areAll(status int) bool {
-	a.note()
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.status == status && !a.mixed

@@ -19,8 +19,7 @@ type Attempts struct {
 	saved   *savedRequest   // what the request was before the first attempt
 	tape    *tape           // nil without a body
 	body    io.ReadCloser   // of the next attempt
-	answers *answers        // of the current attempt's upstreams; nil if the request is harmless
-	first   answers         // of the first attempt; here to save an allocation
+	first   attempt         // here to save an allocation
 }
 
 // Begin prepares r to be sent several times. judge decides about each response before it reaches w.
@@ -62,16 +61,13 @@ func (x *Attempts) Send(next caddyhttp.Handler) (dropped bool, err error) {
 	if x.base == nil {
 		x.base, x.shown = firstVariables(x.request)
 	}
-	var attempt context.Context
-	attempt, x.cutOff = context.WithCancel(x.base)
-	if x.answers = nil; !x.isHarmless() {
-		if x.answers = &x.first; x.first.Context != nil {
-			x.answers = new(answers) // a transport can still have the context of the attempt before
-		}
-		x.answers.Context = attempt
-		attempt = x.answers
+	if x.current == nil {
+		x.current = &x.first
+	} else {
+		x.current = new(attempt) // a transport can still have the context of the attempt before
 	}
-	x.inContext(attempt)
+	x.current.Context, x.current.notes = x.base, !x.isHarmless()
+	x.inContext(x.current)
 	defer func() {
 		if !x.dropped {
 			x.removeKeptTrailers()
@@ -113,7 +109,7 @@ func (x *Attempts) ClientContext() context.Context { return x.client }
 // has that status: it is harmless, or each upstream that has answered this attempt answered with that status.
 // Otherwise an upstream may have done what the request asks for, and the response is another's or a handler's.
 func (x *Attempts) MayRepeat(status int) bool {
-	return x.isHarmless() || x.answers != nil && x.answers.areAll(status)
+	return x.isHarmless() || x.current != nil && x.current.haveAll(status)
 }
 
 // isHarmless reports whether the request asks for nothing but an answer, as far as can be seen from here.

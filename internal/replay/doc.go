@@ -6,6 +6,7 @@
 //
 //   - attempts.go: [Attempts.Send] sends the request once. After a dropped response it puts everything
 //     back that handlers have changed, and the caller sends the request again.
+//   - attempt.go: the context of one attempt, which can be cut off.
 //   - guard.go: the response writer for later handlers. It asks the judge, and discards the rest of
 //     a dropped response.
 //   - hints.go: informational responses, and what of a response is for the gateway alone.
@@ -58,7 +59,7 @@
 //
 // # Words
 //
-//   - attempt: the request is sent once. Each attempt but the last has its own context, which ends
+//   - attempt: the request is sent once. Each attempt but the last has its own context, which is cut off
 //     if its dropped response takes too long.
 //   - tape: the recorded body. It is recording, held or passing, see tapeState.
 //   - abandoned: a cursor whose attempt is over. An HTTP transport may still read from it.
@@ -66,7 +67,8 @@
 // # Locks
 //
 // tape.mu guards the tape and all of its cursors. shownVariables.mu guards the variables that are copied for
-// placeholders. answers.mu guards what upstreams have answered; Caddy's lock of the placeholders is taken under it. None
+// placeholders. answers.mu guards what upstreams have answered; Caddy's lock of the placeholders is taken under it.
+// attempt.mu guards what ends with an attempt; package context's locks are taken under it. None
 // is held while the client's body is read, nor while a handler or the judge runs.
 //
 // All requests of a handler share a [Budget]. Its lock is taken under tape.mu, and under it those of other tapes, which

@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"context"
 	"errors"
 	"io"
 	"net/http"
@@ -34,14 +33,14 @@ type Judge interface {
 type guard struct {
 	caddyhttp.ResponseWriterWrapper
 	judge   Judge
-	cutOff  context.CancelFunc // cancels the attempt
-	decided bool               // the judge was asked
-	dropped bool               // the judge dropped the response
-	drained int                // bytes of the dropped response so far
-	hints   hints              // that the client has had
-	kept    []string           // fields that are meant for the gateway
-	shown   *shownVariables    // nil unless placeholders have to be shown the variables
-	timer   *time.Timer        // calls cutOff after drainTime; nil unless the response is dropped
+	current *attempt        // nil before the first, and when it is sent only once
+	decided bool            // the judge was asked
+	dropped bool            // the judge dropped the response
+	drained int             // bytes of the dropped response so far
+	hints   hints           // that the client has had
+	kept    []string        // fields that are meant for the gateway
+	shown   *shownVariables // nil unless placeholders have to be shown the variables
+	timer   *time.Timer     // cuts the attempt off after drainTime; nil unless the response is dropped
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -58,7 +57,7 @@ func (g *guard) WriteHeader(status int) {
 	} else if !g.decided {
 		g.decided = true
 		if status, g.dropped = g.judge.Verdict(status, g.Header()); g.dropped {
-			g.timer = time.AfterFunc(drainTime, g.cutOff)
+			g.timer = time.AfterFunc(drainTime, g.current.cutOff)
 			return
 		}
 		g.unannounce()
@@ -77,7 +76,7 @@ func (g *guard) Write(data []byte) (int, error) {
 	}
 	g.drained += len(data)
 	if g.drained > drainBytes {
-		g.cutOff()
+		g.current.cutOff()
 		return 0, errDropped
 	}
 	return len(data), nil

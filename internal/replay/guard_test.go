@@ -207,10 +207,9 @@ func (l *guardedResponse) want(t *testing.T, calls string) {
 
 func newTestGuard(ctx context.Context, drop int) (*guard, *guardedResponse, *statusJudge, context.Context) {
 	log, judge := &guardedResponse{header: make(http.Header)}, &statusJudge{drop: drop}
-	attempt, cutOff := context.WithCancel(ctx)
-	g := &guard{judge: judge, cutOff: cutOff}
+	g := &guard{judge: judge, current: &attempt{Context: ctx}}
 	g.ResponseWriter = log
-	return g, log, judge, attempt
+	return g, log, judge, g.current
 }
 
 func TestGuardPassesResponsesThrough(t *testing.T) {
