@@ -103,6 +103,9 @@ func (g group) start(t *testing.T) *running {
 	return r
 }
 
+// run runs all rows, side by side if they may. But with the race detector, those over HTTP/3 come one after the other:
+// a GET has a body of unknown length there, and if that takes 200 ms to turn out empty, Caddy's proxy changes the trailers
+// while net/http reads them.
 func (g group) run(t *testing.T) {
 	r := g.start(t)
 	busyBefore := busyGoroutines()
@@ -113,7 +116,7 @@ func (g group) run(t *testing.T) {
 	t.Run("rows", func(t *testing.T) { // is over when all that is parallel in it is
 		for _, p := range r.plays {
 			t.Run(p.name, func(t *testing.T) {
-				if !g.alone {
+				if !g.alone && !(gatewaytest.HasRaceDetector && p.row.over == h3) {
 					t.Parallel()
 				}
 				p.t = t
