@@ -50,7 +50,8 @@ func (reloadProbe) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyh
 	return next.ServeHTTP(w, r)
 }
 
-func probeReached(id string) bool {
+// ProbeReached reports whether a request with that X-Probe has reached a handler.
+func ProbeReached(id string) bool {
 	_, ok := probed.Load(id)
 	return ok
 }
@@ -77,7 +78,7 @@ func SendProbe(ctx context.Context, g *Gateway, id string) (Answer, error) {
 		}
 		req.Header.Set("X-Probe", id)
 		a, err := Exchange(Client, req)
-		if err == nil || probeReached(id) || time.Now().After(deadline) {
+		if err == nil || ProbeReached(id) || time.Now().After(deadline) {
 			return a, err
 		}
 	}
@@ -107,7 +108,7 @@ func StartProbe(t testing.TB, g *Gateway) <-chan Answer {
 		}
 		answers <- a
 	}()
-	Await(t, "the request reaches the gateway", func() bool { return probeReached(id) })
+	Await(t, "the request reaches the gateway", func() bool { return ProbeReached(id) })
 	return answers
 }
 

@@ -45,7 +45,7 @@ func TestClientFaults(t *testing.T) {
 			// It leaves.
 			{name: "leaves while a token is fetched", endpoint: grantsLate, ask: each(leaving(http.MethodGet, nil), settled, get),
 				want: want{"no answer | 200 GET with token-1", "GET / token-1", gotFirst, once, nothing}},
-			{name: "crowd leaves while a token is fetched", endpoint: grantsLate, ask: each(crowdLeaving(30), settled, get),
+			{name: "crowd leaves while a token is fetched", site: "reload_probe", endpoint: grantsLate, ask: each(crowdLeaving(30), settled, get),
 				want: want{"30 times no answer | 200 GET with token-1", "GET / token-1", gotFirst, once, nothing}},
 			{name: "leaves in its body", upstream: by(func(v *visit) { v.read(start); v.pause(); v.drain() }), ask: leaving(http.MethodPost, unended(start)),
 				want: want{"no answer", "POST / token-1 in part", gotFirst, once, nothing}},
@@ -97,7 +97,7 @@ func TestClientFaults(t *testing.T) {
 	}
 	rows = append(rows, row{name: "body that it breaks off", ask: breakingOff(start),
 		want: want{"502", "POST / token-1 in part", gotFirst, once, nothing}}.by(h3))
-	group{rows: rows}.run(t)
+	group{rows: rows, global: "order reload_probe first"}.run(t)
 }
 
 // by is the row for clients of a protocol.

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"strings"
 	"sync"
@@ -200,22 +199,27 @@ func leaving(method string, body func(gone <-chan struct{}) io.Reader) func(*pla
 	}
 }
 
-// crowdLeaving is so many who leave at once, when the row pauses and all have sent their requests.
+// crowdLeaving is so many who leave at once, when all of them have reached the gateway. Over HTTP/3 a server never sees a
+// request whose client leaves before that.
 func crowdLeaving(n int) func(*play) []string {
 	return func(p *play) []string {
 		ctx, leave := context.WithCancel(context.Background())
 		defer leave()
-		var sent sync.WaitGroup
-		sent.Add(n)
-		trace := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { sent.Done() }})
+		probes := make(chan string, n)
 		answers := make(chan []string, 1)
 		go func() {
 			answers <- atOnce(n, func(p *play) []string {
-				return []string{p.send(p.request(http.MethodGet, "/", nil).WithContext(trace))}
+				req, id := p.request(http.MethodGet, "/", nil).WithContext(ctx), gatewaytest.NewProbe()
+				req.Header.Set("X-Probe", id)
+				probes <- id
+				return []string{p.send(req)}
 			})(p)
 		}()
+		for range n {
+			id := <-probes
+			gatewaytest.Await(p.t, "a request reaches the gateway", func() bool { return gatewaytest.ProbeReached(id) })
+		}
 		gatewaytest.AwaitSignal(p.t, "the pause of the row", p.paused)
-		sent.Wait()
 		leave()
 		got := <-answers
 		p.awaitServed(n)
