@@ -254,8 +254,12 @@ func testQuickstart(t *testing.T) {
 		}
 		return a.Body != first.Body
 	})
-	obtained := g.Logs.With("token obtained")
-	if len(obtained) < 2 || obtained[1]["trigger"] != string(tokencache.TriggerAhead) {
+	var obtained []map[string]any
+	gatewaytest.Await(t, "the renewal is logged", func() bool { // which comes after the token can be used
+		obtained = g.Logs.With("token obtained")
+		return len(obtained) >= 2
+	})
+	if obtained[1]["trigger"] != string(tokencache.TriggerAhead) {
 		t.Errorf("the log does not show the renewal: %v", obtained)
 	}
 
