@@ -35,8 +35,7 @@ type exchange struct {
 
 	attempts replay.Attempts
 	writer   tokenlessWriter // for answers that pass
-	first    field           // of the first attempt
-	isFirst  bool            // no attempt was made yet
+	first    field           // of the first attempt; empty before
 	current  attempt
 
 	// What has become of the request so far.
@@ -129,10 +128,9 @@ func (x *exchange) attach(r *http.Request) error {
 		x.current.method, x.current.path = r.Method, r.URL.EscapedPath()
 	}
 	values := &x.first
-	if !x.isFirst {
+	if values[0] != "" {
 		values = new(field)
 	}
-	x.isFirst = false
 	return x.h.carrier.attach(r, x.src.prepare(x.current.token), x.current.nonce, values)
 }
 

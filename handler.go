@@ -75,7 +75,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if !h.judgesAnswers() {
 		return h.passOnce(w, r, src, t, next)
 	}
-	x := &exchange{h: h, src: src, repl: repl, isFirst: true, current: attempt{token: t, from: now}}
+	x := &exchange{h: h, src: src, repl: repl, current: attempt{token: t, from: now}}
 	return x.serve(w, r, next)
 }
 

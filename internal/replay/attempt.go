@@ -72,8 +72,11 @@ func (a *attempt) Value(key any) any {
 	return value
 }
 
-// haveAll reports whether upstreams have answered, and all of them with that status.
+// haveAll reports whether upstreams are known to have answered, and all of them with that status.
 func (a *attempt) haveAll(status int) bool {
+	if !a.notes {
+		return false
+	}
 	a.answers.note(a.Context)
 	return a.answers.areAll(status)
 }

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/caddyserver/caddy/v2"
 )
 
 // What a transport waits for is made when it asks, and ends with the attempt or with the client.
@@ -83,5 +85,18 @@ func TestAttemptThatNobodyWaitsForCostsNothing(t *testing.T) {
 		_ = a.Err()
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// A handler can make a POST of a GET. Nothing was noted then, and others may still want to know what was answered.
+func TestAttemptThatNotesNothingChangesNothing(t *testing.T) {
+	repl := caddy.NewReplacer()
+	repl.Set(statusOfProxy, 401)
+	a := &attempt{Context: context.WithValue(t.Context(), caddy.ReplacerCtxKey, repl)}
+	if a.haveAll(401) {
+		t.Error("it has answers")
+	}
+	if status, _ := repl.Get(statusOfProxy); status != 401 {
+		t.Errorf("the placeholder is %v", status)
 	}
 }

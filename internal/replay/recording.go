@@ -97,9 +97,9 @@ func (r *recording) hasMore(from *place) bool {
 // freeBefore frees the chunks that a reader at this place has behind it, as nobody else needs them. inUse means that
 // somebody reads the client's body into the last one.
 func (r *recording) freeBefore(reader *place, inUse bool) {
-	end := reader.chunk
-	if !r.hasMore(reader) {
-		end = len(r.chunks)
+	end := len(r.chunks)
+	if r.hasMore(reader) {
+		end = reader.chunk
 	}
 	if inUse {
 		end = min(end, len(r.chunks)-1)
