@@ -3,6 +3,7 @@ package monitoring
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -129,7 +131,7 @@ func (g *gateway) send(name, tenant string, body []byte) (status int, err error)
 		return 0, err
 	}
 	req.Header.Set("X-Tenant", tenant)
-	res, err := httpClient.Do(req)
+	res, err := do(req)
 	if err != nil {
 		return 0, err
 	}
@@ -140,6 +142,22 @@ func (g *gateway) send(name, tenant string, body []byte) (status int, err error)
 
 // httpClient keeps no connections that could outlive a test.
 var httpClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
+
+// do sends a request. While a configuration is replaced, the system resets the connections that wait for the listener
+// of the one before. Caddy has not seen them, and the request is sent again.
+func do(req *http.Request) (*http.Response, error) {
+	for deadline := time.Now().Add(patience); ; {
+		res, err := httpClient.Do(req)
+		if !errors.Is(err, syscall.ECONNRESET) || time.Now().After(deadline) {
+			return res, err
+		}
+		if req.GetBody != nil {
+			if req.Body, err = req.GetBody(); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
 
 // keepUsing has each client's requests come at that pace, one after the other, until stop
 // is called, which tells how many there were.
@@ -183,7 +201,11 @@ type samples map[string]float64
 // scrape reads those metrics of the plugin's that have names like that.
 func (g *gateway) scrape(t testing.TB, like string) samples {
 	t.Helper()
-	res, err := httpClient.Get("http://" + g.metrics + "/metrics")
+	req, err := http.NewRequest(http.MethodGet, "http://"+g.metrics+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func TestScenario(t *testing.T) {
 	single("upload", nil, 200)
 	p.revoke("upload")
 	single("upload", bytes.Repeat([]byte("x"), 64<<10), 401)
-	await(t, "upload's token is renewed", func() bool { return p.state("upload").issued == 2 })
+	await(t, "upload's token is renewed", func() bool { return g.obtained(t, "upload") == 2 })
 	single("upload", nil, 200)
 	for _, tenant := range []string{"orchard", "harbor", "orchard"} {
 		if status, err := g.send(dynamic, tenant, nil); err != nil || status != 200 {
@@ -118,6 +118,17 @@ func (g *gateway) withoutTraffic(do func()) {
 	g.traffic.Lock()
 	defer g.traffic.Unlock()
 	do()
+}
+
+// obtained is how many tokens of a client have arrived.
+func (g *gateway) obtained(t testing.TB, client string) (tokens int) {
+	t.Helper()
+	for name, value := range g.scrape(t, "token_fetches_total") {
+		if strings.Contains(name, fmt.Sprintf("client_id=%q", client)) && strings.Contains(name, `result="ok"`) {
+			tokens += int(value)
+		}
+	}
+	return tokens
 }
 
 // quiet are the counts that change with requests alone.
