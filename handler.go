@@ -92,15 +92,16 @@ func (s *grantSource) tokenFor(ctx context.Context, repl *caddy.Replacer, now ti
 	if s.takeTimely(ctx, repl, cached, now) {
 		return cached, nil
 	}
-	t, err := s.grant.Get(ctx, s)
+	w := &waitingSource{grantSource: s}
+	t, err := s.grant.Get(ctx, w)
 	switch {
 	case err != nil:
 		return nil, err
-	case t == cached: // there was no other
-		s.take(repl, statusStale, s.h.reporter.metrics.stale)
-	case t.AskedBefore(now) && s.takeTimely(ctx, repl, t, now): // it is tried again
-	default:
+	case t != cached && w.waited:
 		s.take(repl, statusFetched, s.h.reporter.metrics.fetched)
+	case t != cached && s.takeTimely(ctx, repl, t, now): // it came in the meantime
+	default: // there was no other
+		s.take(repl, statusStale, s.h.reporter.metrics.stale)
 	}
 	return t, nil
 }

@@ -90,6 +90,24 @@ func TestRefreshAheadOff(t *testing.T) {
 	})
 }
 
+// Also who joins a fetch that goes on waits for its token.
+func TestWhoJoinsAFetchWaitsForIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newVirtualGateway(t, new(Handler))
+		g.endpoint.expiresIn = "100"
+		g.mustGet()
+		g.endpoint.takes = 700 * time.Millisecond
+		time.Sleep(89800 * time.Millisecond)
+		if a := g.mustGet(); a.from != statusStale || a.waited != 0 {
+			t.Errorf("while the token may be used, a request got %+v", a)
+		}
+		time.Sleep(300 * time.Millisecond)
+		if a := g.mustGet(); a.from != statusFetched || a.waited != 400*time.Millisecond || a.token != "token-2" {
+			t.Errorf("when the token is due, a request got %+v", a)
+		}
+	})
+}
+
 // Two configurations that share a token can have it renewed at different times.
 func TestRefreshAheadIsTheConfigurationsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

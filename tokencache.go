@@ -243,6 +243,18 @@ func (s *grantSource) HasNewer(ctx context.Context, last *tokencache.Token) bool
 // Waited implements tokencache.Source.
 func (s *grantSource) Waited(d time.Duration) { s.h.reporter.metrics.wait.Observe(d.Seconds()) }
 
+// waitingSource is the source for one request, and notes whether that has waited for a fetch.
+type waitingSource struct {
+	*grantSource
+	waited bool
+}
+
+// Waited implements tokencache.Source.
+func (w *waitingSource) Waited(d time.Duration) {
+	w.waited = true
+	w.grantSource.Waited(d)
+}
+
 // Report implements tokencache.Source.
 func (s *grantSource) Report(o tokencache.Outcome) { s.h.reporter.report(o) }
 

@@ -143,12 +143,13 @@ func (g *gateway) send(name, tenant string, body []byte) (status int, err error)
 // httpClient keeps no connections that could outlive a test.
 var httpClient = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: patience}
 
-// do sends a request. While a configuration is replaced, the system resets the connections that wait for the listener
-// of the one before. Caddy has not seen them, and the request is sent again.
+// do sends a request. While a configuration is replaced, the connections that wait for the listener of the one before
+// are reset or closed. Nobody has read from them, and the request is sent again.
 func do(req *http.Request) (*http.Response, error) {
 	for deadline := time.Now().Add(patience); ; {
 		res, err := httpClient.Do(req)
-		if !errors.Is(err, syscall.ECONNRESET) || time.Now().After(deadline) {
+		isLost := errors.Is(err, syscall.ECONNRESET) || errors.Is(err, io.EOF)
+		if !isLost || time.Now().After(deadline) {
 			return res, err
 		}
 		if req.GetBody != nil {

@@ -292,7 +292,9 @@ func testCounts(t *testing.T, prom *prometheus, p *partner, sent map[string]int)
 	if ahead := count("token_fetches_total", "renewed", ok+`, trigger="ahead"`); ahead < 1 {
 		t.Error("no token of renewed was fetched ahead")
 	}
-	if waits, fetched := count("token_wait_duration_seconds_count", "churning", ""), count("requests_total", "churning", `, token="fetched"`); waits != fetched {
-		t.Errorf("%d requests of churning waited, and %d were fetched for", waits, fetched)
+	waits := count("token_wait_duration_seconds_count", "churning", "")
+	fetched, stale := count("requests_total", "churning", `, token="fetched"`), count("requests_total", "churning", `, token="stale"`)
+	if waits < fetched || waits > fetched+stale { // who can't wait longer takes the token that there is
+		t.Errorf("%d requests of churning waited; %d were fetched for, and %d were stale", waits, fetched, stale)
 	}
 }
