@@ -131,7 +131,7 @@ func (x *Attempts) RewindBody(last bool) bool {
 	}
 	cursor, ok := x.tape.rewind(last)
 	if ok {
-		x.body = cursor
+		x.body, x.isRead = cursor, x.tape.isReading()
 	}
 	return ok
 }
@@ -141,6 +141,7 @@ func (x *Attempts) RewindBody(last bool) bool {
 func (x *Attempts) AbandonBody() {
 	if x.tape != nil {
 		x.body = x.tape.abandon()
+		x.isRead = x.tape.isReading()
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 const (
 	// smallTape is the most that a tape can take and still count as small, in bytes: what a body of 64 KiB takes whose
 	// length is not known.
-	smallTape = smallChunk + 2*largeChunk
+	smallTape = smallMemory + 2*largeMemory
 
 	// largeShare is the part of a budget, three quarters, that large tapes can have together. The rest is for small
 	// ones: so uploads don't keep others from being sent again.
@@ -127,6 +127,7 @@ func (b *Budget) makeRoomLocked(forLarge bool) bool {
 		return false
 	}
 	defer largest.mu.Unlock()
-	b.shrinkLocked(largest, largest.giveWayLocked())
+	largest.giveWayLocked()
+	b.shrinkLocked(largest, 0)
 	return true
 }

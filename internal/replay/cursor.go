@@ -4,7 +4,12 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"time"
 )
+
+// closeTime is for how long a body that a transport has closed stays open while its reader waits for the client. A
+// verdict on a response comes sooner, unless a handler first waits for the rest of that (response_buffers).
+const closeTime = 2 * time.Second
 
 // errAbandoned is the error for the reader of an abandoned attempt.
 var errAbandoned = errors.New("the request is sent again")
@@ -25,7 +30,7 @@ type cursor struct {
 
 // Read implements io.Reader. It reads first from the tape, then from the client.
 //
-// Each turn of the loop serves the reader or waits. recordNext and other changes of the tape wake it.
+// Each turn of the loop serves the reader or waits. Whatever changes the tape wakes it.
 func (c *cursor) Read(p []byte) (int, error) {
 	t := c.tape
 	t.mu.Lock()
@@ -44,31 +49,48 @@ func (c *cursor) Read(p []byte) (int, error) {
 			return 0, c.endLocked()
 		case t.reading || t.state == tapeHeld:
 			t.changed.Wait()
-		case t.state == tapeRecording:
-			if room := t.roomLocked(); room != nil {
-				t.reading, t.filling = true, true
-				go t.recordNext(room)
-			}
 		default:
-			return c.passThroughLocked(p)
+			return c.readOnLocked(p)
 		}
 	}
 }
 
-// passThroughLocked reads from the client without recording, as no other attempt follows. It releases
-// the lock while it reads.
-func (c *cursor) passThroughLocked(p []byte) (int, error) {
+// readOnLocked reads from the client, and records that as long as another attempt can follow. It releases the lock
+// while it reads.
+func (c *cursor) readOnLocked(p []byte) (int, error) {
 	t := c.tape
+	if t.state == tapeRecording {
+		p = p[:min(len(p), t.mostAtOnceLocked())]
+	}
 	c.reading = true
 	n, err := t.readUnlocked(p)
 	c.reading = false
-	switch {
-	case c.abandoned:
+	if c.abandoned {
+		t.keepLocked(p[:n])
 		return 0, errAbandoned
-	case err != nil:
+	}
+	if n > 0 && t.state != tapePassing {
+		c.recordLocked(p[:n])
+	}
+	if err != nil {
 		return n, c.endLocked()
 	}
 	return n, nil
+}
+
+// recordLocked records what this reader has read. If there is no room for that, the recording ends, but not while it is
+// held for another attempt.
+func (c *cursor) recordLocked(data []byte) {
+	t := c.tape
+	switch {
+	case t.recordLocked(data):
+	case t.state == tapeHeld:
+		t.recorded.addUncounted(data)
+	default:
+		t.passLocked()
+		return
+	}
+	c.place = t.recorded.end()
 }
 
 // readUnlocked reads the source without the lock, which the caller holds again in the end.
@@ -89,9 +111,11 @@ func (c *cursor) endLocked() error {
 	return c.tape.err
 }
 
-// Close implements io.Closer. The client's body stays open for another attempt. The server closes it
-// after the request. But a reader that reads from the client itself can be woken in no other way. No
-// attempt follows then, and its transport can wait for it: the response can end before the request.
+// Close implements io.Closer. The client's body stays open for another attempt. The server closes it after the request.
+// But a reader that reads from the client can be woken in no other way, with HTTP/2 and HTTP/3, and its transport can
+// wait for it: the response can end before the request, or there is none. So the body is closed if no attempt follows,
+// or else as soon as that is known, see stopRecording. Without a response, nobody will tell: then it is closed after
+// closeTime.
 func (c *cursor) Close() error {
 	if c.close() {
 		return c.tape.closeSource()
@@ -99,15 +123,39 @@ func (c *cursor) Close() error {
 	return nil
 }
 
-// close wakes the readers of the tape, and reports whether one reads from the client.
-func (c *cursor) close() (reading bool) {
+// close wakes the readers of the tape. It reports whether one reads from the client and nobody comes after it.
+func (c *cursor) close() bool {
 	t := c.tape
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	isFirst := !c.closed
 	c.closed = true
 	t.freeReadLocked()
 	t.changed.Broadcast()
-	return c.reading
+	if isFirst && c.reading && !c.abandoned && t.state == tapeRecording {
+		time.AfterFunc(closeTime, c.giveUp)
+	}
+	return c.reading && !c.abandoned && t.state == tapePassing
+}
+
+// giveUp ends a reader whose transport has closed the body, if there still is no response.
+func (c *cursor) giveUp() {
+	if c.stop() {
+		_ = c.tape.closeSource()
+	}
+}
+
+// stop ends the recording if the reader still reads from the client, and no response is being judged. It reports
+// whether it did.
+func (c *cursor) stop() bool {
+	t := c.tape
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if c.abandoned || !c.reading || t.state != tapeRecording {
+		return false
+	}
+	t.passLocked()
+	return true
 }
 
 // Interface guard

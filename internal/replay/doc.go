@@ -12,7 +12,7 @@
 //   - hints.go: informational responses, and what of a response is for the gateway alone.
 //   - tape.go, cursor.go: the request's body is recorded while the first attempt reads it. Each
 //     further attempt has its own cursor, which reads the tape, then the rest from the client.
-//   - recording.go: the memory of a tape, in chunks that are used again.
+//   - recording.go, memory.go: what a tape has recorded, in memory that is used again.
 //   - budget.go: the memory that all bodies of a handler take together.
 //   - trailer.go: each attempt gets the trailers of the request when it has read the body to its end.
 //   - context.go: the context of a request, set in place.
@@ -23,16 +23,18 @@
 //
 // # When the response comes before the body was read
 //
-//  1. The judge asks for HoldBody: the attempt's reader waits, and nothing more is read from the
+//  1. The judge asks for HoldBody: the attempt's reader waits, and begins no further read from the
 //     client. HoldBody reports false if the body has outgrown its tape. Then the response passes.
 //  2. If the response is dropped, RewindBody ends that reader with errAbandoned. The next attempt
-//     reads the tape, then the rest from the client.
+//     reads the tape, then the rest from the client. If the reader is reading from the client just then, it
+//     goes on until something comes, which the next attempt gets. Its own attempt is cut off and its handler aborted:
+//     a transport can wait for its reader. With HTTP/2, the upstream has the stream until that ends.
 //  3. If the response passes, StopRecording lets the same reader go on. Nothing more is recorded.
 //  4. If the response is dropped and the caller answers instead, AbandonBody ends that reader as well. The
 //     handler that answers can read the body if it is still complete.
 //
-// A response can also end before its request. The transport closes the body then. That ends a reader
-// in any of these states.
+// A response can also end before its request, or fail. The transport closes the body then. That ends a reader
+// in any of these states, see cursor.Close.
 //
 // # What a transport still reads of an attempt that is over
 //

@@ -37,6 +37,7 @@ type guard struct {
 	decided bool            // the judge was asked
 	dropped bool            // the judge dropped the response
 	drained int             // bytes of the dropped response so far
+	isRead  bool            // a reader of the attempt still waits for the client, see drop
 	hints   hints           // that the client has had
 	kept    []string        // fields that are meant for the gateway
 	shown   *shownVariables // nil unless placeholders have to be shown the variables
@@ -57,7 +58,7 @@ func (g *guard) WriteHeader(status int) {
 	} else if !g.decided {
 		g.decided = true
 		if status, g.dropped = g.judge.Verdict(status, g.Header()); g.dropped {
-			g.timer = time.AfterFunc(drainTime, g.current.cutOff)
+			g.drop()
 			return
 		}
 		g.unannounce()
@@ -66,6 +67,17 @@ func (g *guard) WriteHeader(status int) {
 		}
 	}
 	g.ResponseWriter.WriteHeader(status)
+}
+
+// drop has the rest of the response read, but not for too long. A transport of HTTP/2 waits for the reader of the
+// request before it sees that the attempt was cancelled. So while that waits for the client, the response is not read:
+// its handler is aborted.
+func (g *guard) drop() {
+	if g.isRead {
+		g.current.cutOff()
+		panic(http.ErrAbortHandler)
+	}
+	g.timer = time.AfterFunc(drainTime, g.current.cutOff)
 }
 
 // Write implements http.ResponseWriter.
@@ -112,7 +124,7 @@ func (g *guard) reset() {
 	if g.timer != nil {
 		g.timer.Stop()
 	}
-	g.decided, g.dropped, g.drained, g.timer = false, false, 0, nil
+	g.decided, g.dropped, g.drained, g.isRead, g.timer = false, false, 0, false, nil
 	g.hints.again = true
 }
 

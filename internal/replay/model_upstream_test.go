@@ -170,8 +170,10 @@ func (a *attempt) leave(ctx context.Context, body io.Closer) {
 			_ = body.Close()
 			select {
 			case <-a.ended:
-			case <-time.After(time.Second): // more than any pause between reads
-				a.x.t.Errorf("%s: reading did not end when the body was closed", a.reader.of)
+			case <-time.After(5 * time.Second): // more than any pause between reads, and than a closed body stays open
+				if a.left.Load() != left { // who is left waits for the client, and nobody waits for it
+					a.x.t.Errorf("%s: reading did not end when the body was closed", a.reader.of)
+				}
 			}
 		}()
 	}
@@ -180,9 +182,13 @@ func (a *attempt) leave(ctx context.Context, body io.Closer) {
 	}
 	switch {
 	case a.plan.closer: // as HTTP/2 closes a response
+		began := time.Now()
 		select {
 		case <-a.ended:
 		case <-ctx.Done():
+		}
+		if held := time.Since(began); a.left.Load() == left && held >= time.Second {
+			a.x.t.Errorf("%s: its reader held its handler up for %v", a.reader.of, held)
 		}
 	case !a.plan.lags && !a.plan.stops:
 		<-a.ended

@@ -15,7 +15,7 @@ const (
 	// tapeRecording: they are kept, and the tape has all of the body so far. It can be rewound.
 	tapeRecording tapeState = iota
 
-	// tapeHeld: as tapeRecording, but nothing more is read until it is known whether an attempt
+	// tapeHeld: as tapeRecording, but no further read begins until it is known whether an attempt
 	// follows. Otherwise the tape could fill up with bytes that the dropped attempt does not need.
 	tapeHeld
 
@@ -44,10 +44,8 @@ type tape struct {
 	changed  sync.Cond // tells a waiting reader to look again
 	state    tapeState
 	reading  bool          // a read of the source is in progress, without the lock
-	filling  bool          // and what it reads lands in the recording
 	current  *cursor       // of the current attempt
 	recorded recording     // the body from its first byte
-	beyond   [1]byte       // what is read at the limit, to see whether the body ends there
 	taken    int64         // bytes of the budget; read with either lock, changed with both
 	lastRead time.Time     // of the client's body
 	inBudget *list.Element // guarded by the budget's lock; nil while nothing is taken
@@ -129,9 +127,25 @@ func (t *tape) nextCursorLocked(last bool) {
 
 // stopRecording lets the rest of the body pass, as no further attempt follows.
 func (t *tape) stopRecording() {
+	if t.stop() {
+		go func() { _ = t.closeSource() }() // a server can have that wait for the reader
+	}
+}
+
+// stop ends the recording. It reports whether the last reader still reads from the client though its transport has
+// closed the body, see cursor.Close.
+func (t *tape) stop() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.passLocked()
+	return t.current.closed && t.current.reading
+}
+
+// isReading reports whether a reader waits for the client at the moment.
+func (t *tape) isReading() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reading
 }
 
 // free gives the budget back at the end of the request.
@@ -157,23 +171,23 @@ func (t *tape) freeReadLocked() {
 	if t.current.closed {
 		t.current.place = place{chunk: len(t.recorded.chunks)}
 	}
-	t.recorded.freeBefore(&t.current.place, t.filling)
+	t.recorded.freeBefore(&t.current.place)
 	t.takeLocked(t.needed(0))
 }
 
 // isIdleLocked reports whether the recording can give way to another: its client sends nothing, nobody needs what
 // was recorded to read the body, and no attempt is about to follow.
 func (t *tape) isIdleLocked() bool {
-	return t.state == tapeRecording && !t.recorded.hasMore(&t.current.place) && time.Since(t.lastRead) >= idleTime
+	isIdle := t.state == tapeRecording && !t.recorded.hasMore(&t.current.place) && time.Since(t.lastRead) >= idleTime
+	isEnding := t.current.closed && t.current.reading // see cursor.giveUp
+	return isIdle && !isEnding
 }
 
-// giveWayLocked drops the recording of an idle tape, for the budget. It returns how much of that is still taken: what
-// a read in progress reads into.
-func (t *tape) giveWayLocked() int64 {
+// giveWayLocked drops the recording of an idle tape, for the budget.
+func (t *tape) giveWayLocked() {
 	t.state = tapePassing
-	t.recorded.freeBefore(&t.current.place, t.filling)
+	t.recorded.freeBefore(&t.current.place)
 	t.changed.Broadcast()
-	return t.needed(0)
 }
 
 // needed returns how much of the budget the recording needs with so much more memory. That counts as much as the
@@ -187,42 +201,34 @@ func (t *tape) takeLocked(size int64) {
 	}
 }
 
-// roomLocked returns where the next bytes of the body are read into. At the limit that is one byte, which shows
-// whether the body ends there. Without room in the budget, the recording ends, and there is none.
-func (t *tape) roomLocked() []byte {
-	left := t.limit - t.recorded.size
-	if left <= 0 {
-		return t.beyond[:]
+// mostAtOnceLocked is how much may be read of the client at once: no more than is kept if an attempt follows that needs
+// it. At the limit, whatever comes shows that the body does not end there.
+func (t *tape) mostAtOnceLocked() int {
+	if left := t.limit - t.recorded.size; left > 0 {
+		return int(min(left, largeMemory))
 	}
-	if len(t.recorded.room()) == 0 {
-		size := t.recorded.nextChunk(t.limit, t.isKnown)
-		if !t.budget.grow(t, t.needed(size)) {
-			t.passLocked()
-			return nil
-		}
-		t.recorded.addChunk(size, t.limit, t.isKnown)
-	}
-	room := t.recorded.room()
-	return room[:min(int64(len(room)), left)]
+	return largeMemory
 }
 
-// recordNext reads the source once, into room. It runs in its own goroutine, so an abandoned reader does not have to
-// wait for the client. The next attempt finds the bytes on the tape.
-func (t *tape) recordNext(room []byte) {
-	n, reason, err := t.readSource(room)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.filling, t.lastRead = false, time.Now()
-	t.landedLocked(err, reason)
-	switch {
-	case n == 0:
-	case &room[0] == &t.beyond[0]:
-		t.recorded.chunks = append(t.recorded.chunks, t.beyond[:1])
-		t.passLocked()
-	default:
-		t.recorded.landed(n)
+// recordLocked records what was read from the client. It reports false, and records nothing, if there is no room for
+// all of it.
+func (t *tape) recordLocked(data []byte) bool {
+	if t.recorded.size+int64(len(data)) > t.limit {
+		return false
 	}
-	t.freeReadLocked() // nobody may need it any more
+	more := t.recorded.memoryFor(len(data), t.limit, t.isKnown)
+	if more > 0 && !t.budget.grow(t, t.needed(more)) {
+		return false
+	}
+	t.recorded.add(data, t.limit, t.isKnown)
+	return true
+}
+
+// keepLocked keeps what an abandoned reader has read for the attempt after it, which has not seen it.
+func (t *tape) keepLocked(data []byte) {
+	if len(data) > 0 && (t.state == tapePassing || !t.recordLocked(data)) {
+		t.recorded.addUncounted(data)
+	}
 }
 
 // readSource reads the client's body. A panic of the reader becomes an error, with the reason.
@@ -238,7 +244,7 @@ func (t *tape) readSource(p []byte) (n int, reason any, err error) {
 
 // landedLocked notes how a read of the source ended.
 func (t *tape) landedLocked(err error, reason any) {
-	t.reading, t.err = false, err
+	t.reading, t.lastRead, t.err = false, time.Now(), err
 	if reason != nil {
 		t.panicked = reason
 	}

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -380,8 +381,8 @@ func TestBodyThatOutgrowsItsTapeIsReadOn(t *testing.T) {
 }
 
 func TestBudgetIsSharedAndGivenBack(t *testing.T) {
-	budget := &Budget{Limit: 3 * smallChunk}
-	body := strings.Repeat("x", smallChunk)
+	budget := &Budget{Limit: 3 * smallMemory}
+	body := strings.Repeat("x", smallMemory)
 	var tapes []*tape
 	for range 3 {
 		source := newTapeSource(body)
@@ -390,7 +391,7 @@ func TestBudgetIsSharedAndGivenBack(t *testing.T) {
 		readPieces(t, first, 1)
 		tapes = append(tapes, tape)
 	}
-	wantUsed(t, budget, 3*smallChunk)
+	wantUsed(t, budget, 3*smallMemory)
 	late, first := newTestTape(newTapeSource(body), 1<<20, budget)
 	readPieces(t, first, 1)
 	if late.hold() {
@@ -400,7 +401,7 @@ func TestBudgetIsSharedAndGivenBack(t *testing.T) {
 	for i, tape := range tapes {
 		tape.stopRecording()
 		tape.stopRecording()
-		wantUsed(t, budget, int64(2-i)*smallChunk)
+		wantUsed(t, budget, int64(2-i)*smallMemory)
 	}
 	late.stopRecording()
 	wantUsed(t, budget, 0)
@@ -408,12 +409,12 @@ func TestBudgetIsSharedAndGivenBack(t *testing.T) {
 
 func TestTapeTakesWhatTheAnnouncedLengthNeeds(t *testing.T) {
 	for _, test := range []struct{ length, read, limit, want int64 }{
-		{-1, 1, 1 << 20, smallChunk},
-		{-1, smallChunk + 1, 1 << 20, smallChunk + largeChunk},
+		{-1, 1, 1 << 20, smallMemory},
+		{-1, smallMemory + 1, 1 << 20, smallMemory + largeMemory},
 		{100, 1, 1 << 20, 100},
 		{20_000, 1, 1 << 20, 20_000},
 		{20_000, 1, 10_000, 10_000},
-		{200_000, 1, 1 << 20, largeChunk},
+		{200_000, 1, 1 << 20, largeMemory},
 		{200_000, 200_000, 1 << 20, 200_000},
 	} {
 		budget := &Budget{Limit: 1 << 20}
@@ -427,20 +428,20 @@ func TestTapeTakesWhatTheAnnouncedLengthNeeds(t *testing.T) {
 
 // Once the last reader is through with the recording, nobody needs it any more.
 func TestRecordingIsFreedBeforeTheEndOfTheRequest(t *testing.T) {
-	body := strings.Repeat("x", 3*largeChunk)
+	body := strings.Repeat("x", 3*largeMemory)
 	for name, use := range map[string]func(*testing.T, *tape, io.ReadCloser){
 		"stopped":              func(_ *testing.T, tape *tape, _ io.ReadCloser) { tape.stopRecording() },
 		"closed, then stopped": func(_ *testing.T, tape *tape, first io.ReadCloser) { _ = first.Close(); tape.stopRecording() },
 		"stopped, then closed": func(_ *testing.T, tape *tape, first io.ReadCloser) { tape.stopRecording(); _ = first.Close() },
 		"read a second time": func(t *testing.T, tape *tape, _ io.ReadCloser) {
-			readPieces(t, mustRewind(t, tape), smallChunk+largeChunk)
+			readPieces(t, mustRewind(t, tape), smallMemory+largeMemory)
 		},
 		"closed a second time": func(t *testing.T, tape *tape, _ io.ReadCloser) { _ = mustRewind(t, tape).Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			budget := &Budget{Limit: 1 << 20}
 			tape, first := newTestTape(newTapeSource(body), 1<<20, budget)
-			if _, err := io.CopyN(io.Discard, first, smallChunk+largeChunk); err != nil {
+			if _, err := io.CopyN(io.Discard, first, smallMemory+largeMemory); err != nil {
 				t.Fatal(err)
 			}
 			use(t, tape, first)
@@ -455,79 +456,196 @@ func TestNoMoreIsReadAheadThanAProxyWould(t *testing.T) {
 	_, first := newTestTape(source, 1<<20, &Budget{Limit: 1 << 20})
 	total := 0
 	for range 10 {
-		n, err := first.Read(make([]byte, largeChunk))
+		n, err := first.Read(make([]byte, largeMemory))
 		if total += n; err != nil || n == 0 || 1<<20-len(source.rest) != total {
 			t.Fatalf("%d bytes were read for %d, %v", 1<<20-len(source.rest), total, err)
 		}
 	}
-	if total < 9*largeChunk {
+	if total < 9*largeMemory {
 		t.Errorf("%d bytes in ten reads", total)
 	}
 }
 
-func TestCloseAndEndOfTheBodyWakeEveryReader(t *testing.T) {
-	for _, test := range []struct {
-		limit int64
-		close bool
-		want  error
-	}{{100, true, http.ErrBodyReadAfterClose}, {100, false, io.EOF}, {0, false, io.EOF}} {
+func TestEndOfTheBodyWakesEveryReader(t *testing.T) {
+	for _, limit := range []int64{100, 0} {
 		synctest.Test(t, func(t *testing.T) {
 			source := newTapeSource("")
 			source.held.Store(true)
-			_, body := newTestTape(source, test.limit, &Budget{Limit: 100})
-			results := make(chan error, 2)
-			for range 2 {
-				go func() {
-					_, err := body.Read(make([]byte, 1))
-					results <- err
-				}()
-			}
+			_, body := newTestTape(source, limit, &Budget{Limit: 100})
+			results := readTwice(body)
 			<-source.entered
 			synctest.Wait()
 			source.held.Store(false)
-			if test.close {
-				_ = body.Close()
-				synctest.Wait()
-				if len(results) != 2 {
-					t.Error("a reader goes on after the body was closed")
-				}
-			}
 			close(source.gate)
 			for range 2 {
-				if err := <-results; err != test.want {
-					t.Errorf("got %v, want %v", err, test.want)
+				if err := <-results; err != io.EOF {
+					t.Errorf("got %v", err)
 				}
 			}
 		})
 	}
 }
 
-// A server can end a response before the request has ended. A transport closes the body then, and waits for its
-// reader.
-func TestCloseEndsAReadThatIsNotRecorded(t *testing.T) {
-	for name, limit := range map[string]int64{"from the start": 0, "after the recording": 100} {
+// readTwice reads from a body in two goroutines, and returns how that ends.
+func readTwice(body io.Reader) chan error {
+	results := make(chan error, 2)
+	for range 2 {
+		go func() {
+			_, err := body.Read(make([]byte, 1))
+			results <- err
+		}()
+	}
+	return results
+}
+
+// A server can end a response before the request has ended, or fail. A transport closes the body then, and waits for
+// its reader.
+func TestCloseEndsEveryReader(t *testing.T) {
+	for name, test := range map[string]struct {
+		limit  int64
+		before func(*tape) // the transport closes the body
+		after  func(*tape)
+		open   time.Duration // for how long a reader goes on after that
+	}{
+		"no recording":            {limit: 0},
+		"after the recording":     {limit: 100, before: (*tape).stopRecording},
+		"then the response comes": {limit: 100, after: (*tape).stopRecording},
+		"no response comes":       {limit: 100, open: closeTime},
+		"a response is held, and passes": {
+			limit: 100, before: func(t *tape) { t.hold() }, after: func(t *tape) { time.Sleep(time.Hour); t.stopRecording() }, open: time.Hour,
+		},
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				source, client := io.Pipe()
-				tape, body := newTestTape(source, limit, &Budget{Limit: 100})
-				tape.stopRecording()
-				result := make(chan error, 1)
-				go func() {
-					_, err := body.Read(make([]byte, 1))
-					result <- err
-				}()
+				tape, body := newTestTape(source, test.limit, &Budget{Limit: 100})
+				results := readTwice(body) // one of them waits for the other
 				synctest.Wait()
+				if test.before != nil {
+					test.before(tape)
+					synctest.Wait()
+				}
+				began := time.Now()
 				_ = body.Close()
-				synctest.Wait()
-				if len(result) != 1 {
-					t.Error("the reader goes on after the body was closed")
+				if test.after != nil {
+					go test.after(tape)
+				}
+				for range 2 {
+					if err := <-results; err == nil {
+						t.Error("something was read")
+					}
+				}
+				if open := time.Since(began); open != test.open {
+					t.Errorf("a reader has gone on for %v, want %v", open, test.open)
 				}
 				_ = client.Close()
-				if err := <-result; err == nil {
-					t.Error("something was read")
-				}
 			})
 		})
+	}
+}
+
+// The recording of a closed body is about to end anyway.
+func TestClosedBodyDoesNotGiveWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source, client := io.Pipe()
+		budget := &Budget{Limit: 100}
+		_, body := newTestTape(source, 100, budget)
+		go func() { _, _ = client.Write([]byte("x")) }()
+		readPieces(t, body, 1)
+		results := readTwice(body)
+		time.Sleep(2 * idleTime)
+		began := time.Now()
+		_ = body.Close()
+		other := &http.Request{Body: newTapeSource("y"), ContentLength: 1}
+		newTape(other, 100, budget, nil)
+		readPieces(t, other.Body, 1)
+		for range 2 {
+			<-results
+		}
+		if open := time.Since(began); open != closeTime {
+			t.Errorf("a reader has gone on for %v", open)
+		}
+		_ = client.Close()
+	})
+}
+
+// What is being read when an attempt is promised can be sent again, even if it does not fit.
+func TestReadThatLandsWhileHeldIsNotLost(t *testing.T) {
+	body := randomBody(100_000)
+	for name, test := range map[string]struct{ limit, total int64 }{
+		"the limit is near": {20_000, 1 << 20},
+		"the total is near": {1 << 20, 4096},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				source, budget := newTapeSource(body), &Budget{Limit: test.total}
+				tape, first := newTestTape(source, test.limit, budget)
+				source.piece = 1000
+				readPieces(t, first, 1000)
+				source.held.Store(true)
+				source.piece = 32 << 10
+				read := make(chan int)
+				go func() {
+					n, _ := first.Read(make([]byte, 32<<10))
+					read <- n
+				}()
+				<-source.entered
+				source.held.Store(false)
+				if !tape.hold() {
+					t.Fatal("the body can't be read again")
+				}
+				source.gate <- struct{}{}
+				if n := <-read; n == 0 {
+					t.Error("nothing was read")
+				}
+				wantRest(t, mustRewind(t, tape), body)
+				tape.free()
+				wantUsed(t, budget, 0)
+			})
+		})
+	}
+}
+
+// A transport can close the body before its response is there, or when its attempt is over. The body stays open for
+// whoever comes next.
+func TestCloseLeavesTheBodyToWhoComesNext(t *testing.T) {
+	for name, follow := range map[string]func(*testing.T, *tape) *cursor{
+		"attempt":         mustRewind,
+		"handler instead": func(_ *testing.T, tape *tape) *cursor { return tape.abandon() },
+	} {
+		for _, early := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s %t", name, early), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					source, client := io.Pipe()
+					tape, body := newTestTape(source, 100, &Budget{Limit: 100})
+					results := readTwice(body)
+					synctest.Wait()
+					if early {
+						_ = body.Close()
+						time.Sleep(closeTime - 1)
+					}
+					if !tape.hold() {
+						t.Fatal("the body can't be read again")
+					}
+					time.Sleep(time.Hour)
+					next := follow(t, tape)
+					if !early {
+						_ = body.Close()
+					}
+					time.Sleep(time.Hour)
+					go func() {
+						_, _ = io.WriteString(client, "0123456789")
+						_ = client.Close()
+					}()
+					wantRest(t, next, "0123456789")
+					for range 2 {
+						if err := <-results; err != http.ErrBodyReadAfterClose && err != errAbandoned {
+							t.Errorf("a reader of the first attempt got %v", err)
+						}
+					}
+				})
+			})
+		}
 	}
 }
 

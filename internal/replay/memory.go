@@ -1,0 +1,38 @@
+package replay
+
+import "sync"
+
+const (
+	// smallMemory is the size of the only chunk of a body that is short, and of the first one if the length is not
+	// known, in bytes.
+	smallMemory = 4 << 10
+
+	// largeMemory is the size of every other chunk, in bytes.
+	largeMemory = 32 << 10
+)
+
+// memory is what one chunk of a recording is written to. It is used again.
+type memory struct {
+	bytes []byte
+	pool  *sync.Pool
+}
+
+// The memory of recordings that are over. What is not used for a while goes back to the system.
+var smallPool, largePool sync.Pool
+
+// takeMemory returns memory of one of the two sizes. What is in it is of an earlier request.
+func takeMemory(size int) *memory {
+	if size == smallMemory {
+		if m, ok := smallPool.Get().(*memory); ok {
+			return m
+		}
+		return &memory{bytes: make([]byte, smallMemory), pool: &smallPool}
+	}
+	if m, ok := largePool.Get().(*memory); ok {
+		return m
+	}
+	return &memory{bytes: make([]byte, largeMemory), pool: &largePool}
+}
+
+// giveBack makes the memory available to other recordings. It must not be used after that.
+func (m *memory) giveBack() { m.pool.Put(m) }
