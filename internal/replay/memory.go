@@ -1,6 +1,10 @@
 package replay
 
-import "sync"
+import (
+	"os"
+	"runtime"
+	"sync"
+)
 
 const (
 	// smallMemory is the size of the only chunk of a body that is short, and of the first one if the length is not
@@ -11,7 +15,8 @@ const (
 	largeMemory = 32 << 10
 )
 
-// memory is what one chunk of a recording is written to. It is used again.
+// memory is what one chunk of a recording is written to. It is used again. The large ones are no part of Go's heap: that
+// grows to twice of what is live before garbage is collected, and so would what recordings take.
 type memory struct {
 	bytes []byte
 	pool  *sync.Pool
@@ -31,8 +36,23 @@ func takeMemory(size int) *memory {
 	if m, ok := largePool.Get().(*memory); ok {
 		return m
 	}
-	return &memory{bytes: make([]byte, largeMemory), pool: &largePool}
+	return newLargeMemory()
 }
 
 // giveBack makes the memory available to other recordings. It must not be used after that.
 func (m *memory) giveBack() { m.pool.Put(m) }
+
+// newLargeMemory gets memory of the system, or of the heap if the system gives none. Who has a part of it has to keep
+// the memory itself as well: its bytes are gone once the garbage collector finds that nobody has it.
+func newLargeMemory() *memory {
+	m := &memory{pool: &largePool}
+	if largeMemory%os.Getpagesize() == 0 {
+		if mapped, err := mapMemory(largeMemory); err == nil {
+			m.bytes = mapped
+			runtime.AddCleanup(m, unmapMemory, mapped)
+			return m
+		}
+	}
+	m.bytes = make([]byte, largeMemory)
+	return m
+}
