@@ -179,13 +179,16 @@ type grantMetrics struct {
 	metricLabels
 	fresh, stale, fetched, none prometheus.Counter // requests, by their token
 	rejections                  [len(rejectionLabels)]prometheus.Counter
-	fetches                     *prometheus.CounterVec
 	duration, wait              prometheus.Observer
 
-	// mu guards ended. It is also held while a fetch is counted, so that Destruct leaves no series behind.
-	mu    sync.Mutex
-	ended bool // no configuration uses the labels any more; fetches can still be in progress
+	// mu guards what follows. It is also held while a fetch is counted, so that Destruct leaves no series behind.
+	mu      sync.Mutex
+	fetches map[fetchLabels]prometheus.Counter
+	ended   bool // no configuration uses the labels any more; fetches can still be in progress
 }
+
+// fetchLabels are the further labels of fetches.
+type fetchLabels struct{ result, trigger string }
 
 // counting holds the *grantMetrics of all configurations in this process. Without its lock, new metrics could be made
 // while the last ones with the same labels are being removed, and their series would be lost.
@@ -204,9 +207,9 @@ func newGrantMetrics(l metricLabels) *grantMetrics {
 		stale:        requests(statusStale),
 		fetched:      requests(statusFetched),
 		none:         requests(statusNone),
-		fetches:      metrics.fetches.MustCurryWith(l.labels()),
-		duration:     metrics.fetchDuration.With(l.labels()),
-		wait:         metrics.waitDuration.With(l.labels()),
+		duration:     metrics.fetchDuration.WithLabelValues(l.endpoint, l.clientID),
+		wait:         metrics.waitDuration.WithLabelValues(l.endpoint, l.clientID),
+		fetches:      make(map[fetchLabels]prometheus.Counter),
 	}
 	for outcome := rejectionCured; int(outcome) < len(rejectionLabels); outcome++ {
 		m.rejections[outcome] = metrics.rejections.WithLabelValues(l.endpoint, l.clientID, rejectionLabels[outcome])
@@ -214,26 +217,40 @@ func newGrantMetrics(l metricLabels) *grantMetrics {
 	// rate() misses the first event of a series that did not begin with 0.
 	for _, trigger := range []tokencache.Trigger{tokencache.TriggerMiss, tokencache.TriggerAhead, tokencache.TriggerRejected} {
 		for _, result := range usualResults {
-			m.fetches.WithLabelValues(result, string(trigger))
+			m.fetchesLocked(fetchLabels{result, string(trigger)})
 		}
 	}
 	return m
 }
 
-func (l metricLabels) labels() prometheus.Labels {
-	return prometheus.Labels{endpointLabel: l.endpoint, clientIDLabel: l.clientID}
+// fetchesLocked returns the counter of fetches with these labels.
+func (m *grantMetrics) fetchesLocked(l fetchLabels) prometheus.Counter {
+	counter, ok := m.fetches[l]
+	if !ok {
+		counter = metrics.fetches.WithLabelValues(m.endpoint, m.clientID, l.result, l.trigger)
+		m.fetches[l] = counter
+	}
+	return counter
 }
 
-// Destruct implements caddy.Destructor. It deletes the series, which no configuration uses any more.
+// Destruct implements caddy.Destructor. It deletes the series, which no configuration uses any more. Each is named: to
+// look for them among those of all others takes minutes if ten thousand configurations end.
 func (m *grantMetrics) Destruct() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ended = true
-	for _, vec := range []interface {
-		DeletePartialMatch(prometheus.Labels) int
-	}{metrics.requests, metrics.fetches, metrics.rejections, metrics.fetchDuration, metrics.waitDuration, metrics.lastSuccess} {
-		vec.DeletePartialMatch(m.labels())
+	for _, token := range []string{statusFresh, statusStale, statusFetched, statusNone} {
+		metrics.requests.DeleteLabelValues(m.endpoint, m.clientID, token)
 	}
+	for outcome := rejectionCured; int(outcome) < len(rejectionLabels); outcome++ {
+		metrics.rejections.DeleteLabelValues(m.endpoint, m.clientID, rejectionLabels[outcome])
+	}
+	for l := range m.fetches {
+		metrics.fetches.DeleteLabelValues(m.endpoint, m.clientID, l.result, l.trigger)
+	}
+	metrics.fetchDuration.DeleteLabelValues(m.endpoint, m.clientID)
+	metrics.waitDuration.DeleteLabelValues(m.endpoint, m.clientID)
+	metrics.lastSuccess.DeleteLabelValues(m.endpoint, m.clientID)
 	return nil
 }
 
@@ -244,9 +261,9 @@ func (m *grantMetrics) count(o tokencache.Outcome) {
 	if m.ended {
 		return
 	}
-	m.fetches.WithLabelValues(o.Result(), string(o.Trigger)).Inc()
+	m.fetchesLocked(fetchLabels{o.Result(), string(o.Trigger)}).Inc()
 	if o.Failure == nil {
-		metrics.lastSuccess.With(m.labels()).SetToCurrentTime()
+		metrics.lastSuccess.WithLabelValues(m.endpoint, m.clientID).SetToCurrentTime()
 	}
 	if !o.Granted.Adopted && (o.Failure == nil || !o.Failure.Unsent) {
 		m.duration.Observe(o.Took.Seconds())

@@ -3,6 +3,7 @@ package oauthcc
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -105,5 +106,43 @@ func TestEndpointLabel(t *testing.T) {
 		if got := provisionedConfig(t, config).reporter.labels.endpoint; got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
+	}
+}
+
+// Also series that a grant does not have from the start.
+func TestNoSeriesIsLeftOfAGrantThatEnded(t *testing.T) {
+	labels := metricLabels{endpoint: "as.example/" + t.Name(), clientID: "app"}
+	m := newGrantMetrics(labels)
+	m.count(tokencache.Outcome{
+		Trigger: tokencache.TriggerMiss,
+		Fetched: tokencache.Fetched{Failure: &endpoint.Error{Class: endpoint.ClassRefused, Code: "invalid_scope"}},
+	})
+	m.count(tokencache.Outcome{Trigger: tokencache.TriggerPrefetch})
+	of := func() (series []string) {
+		registry := prometheus.NewPedanticRegistry()
+		if err := registry.Register(metrics); err != nil {
+			t.Fatal(err)
+		}
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, family := range families {
+			for _, metric := range family.GetMetric() {
+				if text := metric.String(); strings.Contains(text, labels.endpoint) {
+					series = append(series, family.GetName()+" "+text)
+				}
+			}
+		}
+		return series
+	}
+	if !slices.ContainsFunc(of(), func(s string) bool { return strings.Contains(s, "invalid_scope") }) {
+		t.Errorf("the fetch is not counted in %q", of())
+	}
+	if err := m.Destruct(); err != nil {
+		t.Fatal(err)
+	}
+	if left := of(); len(left) > 0 {
+		t.Errorf("%q are left", left)
 	}
 }
