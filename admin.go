@@ -127,12 +127,13 @@ func (adminAPI) list(w http.ResponseWriter, r *http.Request) error {
 	}
 	list := tokenList{Tokens: []tokenStatus{}}
 	now := time.Now()
-	for _, named := range namedGrants() {
-		if len(list.Tokens) == limit {
-			list.Omitted++
-			continue
+	for _, h := range namedHandlers() {
+		grants := h.tokens.allGrants()
+		listed := min(len(grants), limit-len(list.Tokens))
+		for _, g := range grants[:listed] {
+			list.Tokens = append(list.Tokens, h.named(g).status(now))
 		}
-		list.Tokens = append(list.Tokens, named.status(now))
+		list.Omitted += len(grants) - listed
 	}
 	return answerJSON(w, http.StatusOK, list)
 }
@@ -189,10 +190,15 @@ func (adminAPI) ready(w http.ResponseWriter, r *http.Request) error {
 	now := time.Now()
 	var preparing sync.WaitGroup // they may look at files, or into a storage
 	var missing []namedGrant
-	for _, named := range namedGrants() {
-		if named.h.tokens.table == nil && named.grant.Live(now) == nil {
-			preparing.Go(func() { named.grant.Prepare(r.Context(), named.h.tokens.source) })
-			missing = append(missing, named)
+	for _, h := range namedHandlers() {
+		if h.tokens.table != nil {
+			continue // not looked at: probes come often, and there can be many
+		}
+		for _, g := range h.tokens.allGrants() {
+			if g.Live(now) == nil {
+				preparing.Go(func() { g.Prepare(r.Context(), h.tokens.source) })
+				missing = append(missing, h.named(g))
+			}
 		}
 	}
 	preparing.Wait()
@@ -223,9 +229,14 @@ func answerJSON(w http.ResponseWriter, status int, value any) error {
 // findGrant finds the grant by the id in the request's path.
 func findGrant(r *http.Request) (namedGrant, error) {
 	id := r.PathValue("id")
-	for _, named := range namedGrants() {
-		if named.id == id {
-			return named, nil
+	for _, h := range namedHandlers() {
+		if !strings.HasPrefix(id, h.id) {
+			continue
+		}
+		for _, g := range h.tokens.allGrants() {
+			if named := h.named(g); named.id == id {
+				return named, nil
+			}
 		}
 	}
 	return namedGrant{}, caddy.APIError{
@@ -241,8 +252,14 @@ type namedGrant struct {
 	grant *tokencache.Grant
 }
 
-// namedGrants lists the grants in the order of the configuration, and those of tenants by their last use.
-func namedGrants() []namedGrant {
+// namedHandler is a handler whose grants have ids.
+type namedHandler struct {
+	*Handler
+	id string
+}
+
+// namedHandlers lists the handlers with a grant of their own, in the order of the configuration.
+func namedHandlers() []namedHandler {
 	running := handlers.running()
 	latest := make(map[endpoint.GrantKey]*Handler) // of a configuration and the one that takes over, the latter
 	for _, h := range running {
@@ -253,21 +270,24 @@ func namedGrants() []namedGrant {
 	for _, h := range running {
 		same[h.publicID()]++
 	}
-	var named []namedGrant
+	var named []namedHandler
 	for _, h := range running {
 		id := h.publicID()
 		if same[id] > 1 {
 			id += "-" + keyedName(h.tokens.key)
 		}
-		for _, g := range h.tokens.allGrants() {
-			name := id
-			if g.Entry() != nil {
-				name += "." + keyedName(g.Entry().Key())
-			}
-			named = append(named, namedGrant{id: name, h: h, grant: g})
-		}
+		named = append(named, namedHandler{h, id})
 	}
 	return named
+}
+
+// named gives an id to a grant of the handler's.
+func (h namedHandler) named(g *tokencache.Grant) namedGrant {
+	id := h.id
+	if g.Entry() != nil {
+		id += "." + keyedName(g.Entry().Key())
+	}
+	return namedGrant{id: id, h: h.Handler, grant: g}
 }
 
 // publicID names the handler's grant by what is no secret. The grant key would not do: it covers the credential,

@@ -63,3 +63,13 @@ func TestValuesThatAreNotShown(t *testing.T) {
 		}
 	}
 }
+
+// namedGrants are all grants that operators can name.
+func namedGrants() (all []namedGrant) {
+	for _, h := range namedHandlers() {
+		for _, g := range h.tokens.allGrants() {
+			all = append(all, h.named(g))
+		}
+	}
+	return all
+}
