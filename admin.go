@@ -270,7 +270,7 @@ func namedHandlers() []namedHandler {
 	for _, h := range running {
 		same[h.publicID()]++
 	}
-	var named []namedHandler
+	named := make([]namedHandler, 0, len(running))
 	for _, h := range running {
 		id := h.publicID()
 		if same[id] > 1 {
