@@ -194,11 +194,9 @@ func (adminAPI) ready(w http.ResponseWriter, r *http.Request) error {
 		if h.tokens.table != nil {
 			continue // not looked at: probes come often, and there can be many
 		}
-		for _, g := range h.tokens.allGrants() {
-			if g.Live(now) == nil {
-				preparing.Go(func() { g.Prepare(r.Context(), h.tokens.source) })
-				missing = append(missing, h.named(g))
-			}
+		if g := h.tokens.source.grant; g.Live(now) == nil {
+			preparing.Go(func() { g.Prepare(r.Context(), h.tokens.source) })
+			missing = append(missing, h.named(g))
 		}
 	}
 	preparing.Wait()
