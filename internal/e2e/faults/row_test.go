@@ -306,10 +306,20 @@ func (p *play) logged() string { return logged(p.g.Logs.All()[p.started:], p.end
 
 // pause waits for what is to happen in the row.
 func (p *play) pause() {
+	p.signal()
+	p.wait()
+}
+
+// signal tells that the row has come to where something is to happen.
+func (p *play) signal() {
 	select {
 	case p.paused <- struct{}{}:
 	default: // somebody else pauses as well
 	}
+}
+
+// wait waits until it has happened.
+func (p *play) wait() {
 	select {
 	case <-p.resumed:
 	case <-p.over:

@@ -269,6 +269,9 @@ func (v *visit) say(text string) {
 // pause waits for what else is to happen in the row.
 func (v *visit) pause() { v.at.play.pause() }
 
+// wait is for a visit with a client that says when the row pauses.
+func (v *visit) wait() { v.at.play.wait() }
+
 // hang waits until the other side has gone, or the row is over.
 func (v *visit) hang() {
 	select {
