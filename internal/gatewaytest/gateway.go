@@ -245,7 +245,7 @@ func (g *Gateway) Get(path string) Answer {
 }
 
 // Patience bounds the waiting for what must happen soon.
-const Patience = 20 * time.Second
+const Patience = time.Minute
 
 // Await polls for a condition.
 func Await(t testing.TB, what string, holds func() bool) {

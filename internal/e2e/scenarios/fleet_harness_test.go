@@ -324,10 +324,11 @@ func (m *fleetMember) told(message string) int { return len(m.logs.With(message)
 // await polls for a condition. What has gone wrong by then is told at once.
 func (f *fleetOfProcesses) await(what string, holds func() bool) {
 	f.t.Helper()
-	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(5 * time.Millisecond) {
+	const patience = 3 * time.Minute
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			f.check(len(f.members))
-			f.t.Fatalf("%s: not within a minute", what)
+			f.t.Fatalf("%s: not within %s", what, patience)
 		}
 	}
 }
