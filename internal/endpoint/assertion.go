@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto/rand"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,7 +12,8 @@ import (
 	"github.com/go-jose/go-jose/v4/jwt"
 )
 
-// This file makes assertions: JWTs that a client signs to authenticate (RFC 7523 §2.2).
+// This file makes assertions: JWTs that a client signs, to authenticate (RFC 7523 §2.2) or as the grant itself
+// (§2.1, grant_jwt.go).
 
 // AssertionOptions say how a client makes its assertions.
 type AssertionOptions struct {
@@ -21,6 +23,7 @@ type AssertionOptions struct {
 	Audience string        // the aud; empty for the issuer, or the token endpoint without an issuer
 	Typ      string        // the typ of the header
 	Lifetime time.Duration // from iat to exp, at least a second
+	Chain    bool          // the header has the certificates of the key, and not just the names of its own
 }
 
 // Defaults of the option signing_key. The typ comes from draft-ietf-oauth-rfc7523bis: a JWT of this
@@ -82,13 +85,14 @@ type Assertion struct {
 	audience string // empty for the issuer, or the token endpoint without an issuer
 	typ      string
 	lifetime time.Duration
+	chain    bool
 }
 
 // NewAssertion combines complete options with the key. key is nil if the client's secret signs.
 func NewAssertion(options AssertionOptions, key *PrivateKey) Assertion {
 	a := Assertion{
 		file: options.File, key: key, alg: options.Alg, keyID: options.KeyID, audience: options.Audience,
-		typ: options.Typ, lifetime: options.Lifetime,
+		typ: options.Typ, lifetime: options.Lifetime, chain: options.Chain,
 	}
 	switch {
 	case key == nil && a.alg == "":
@@ -108,7 +112,11 @@ func (a Assertion) fields() []string {
 	if a.key != nil {
 		hash = a.key.publicHash
 	}
-	return []string{a.file, hash, a.alg, a.keyID, a.audience, a.typ, a.lifetime.String()}
+	fields := []string{a.file, hash, a.alg, a.keyID, a.audience, a.typ, a.lifetime.String()}
+	if thumbprint := a.key.thumbprint(); thumbprint != "" {
+		fields = append(fields, thumbprint, strconv.FormatBool(a.chain))
+	}
+	return fields
 }
 
 // assertionClaims are the claims of an assertion (RFC 7523 §3). aud is a single string: with a list, one
@@ -122,23 +130,29 @@ type assertionClaims struct {
 	Expiry   int64  `json:"exp"`
 }
 
-// sign makes an assertion for one attempt. The next attempt needs another, as a server may accept each
+// sign makes the client's assertion for one attempt. The next attempt needs another, as a server may accept each
 // jti only once.
 func (a Assertion) sign(r Request, now time.Time) (string, error) {
-	var key any = []byte(r.ClientSecret) // OpenID Connect Core 1.0 §10.1: its bytes are the key
+	return a.signClaims(a.typ, r.ClientSecret, assertionClaims{
+		Issuer: r.ClientID, Subject: r.ClientID, Audience: cmp.Or(a.audience, r.Issuer, r.Endpoint), ID: rand.Text(),
+		IssuedAt: now.Unix(), Expiry: now.Add(a.lifetime).Unix(),
+	})
+}
+
+// signClaims makes a JWT with the key, or with the secret if there is no key.
+func (a Assertion) signClaims(typ, secret string, claims any) (string, error) {
+	var key any = []byte(secret) // OpenID Connect Core 1.0 §10.1: its bytes are the key
 	if a.key != nil {
 		key = a.key.signer
 	}
-	options := new(jose.SignerOptions).WithType(jose.ContentType(a.typ))
+	options := new(jose.SignerOptions).WithType(jose.ContentType(typ))
 	if a.keyID != "" {
 		options.WithHeader("kid", a.keyID)
 	}
+	a.key.nameCertificate(options, a.chain)
 	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.SignatureAlgorithm(a.alg), Key: key}, options)
 	if err != nil {
 		return "", err
 	}
-	return jwt.Signed(signer).Claims(assertionClaims{
-		Issuer: r.ClientID, Subject: r.ClientID, Audience: cmp.Or(a.audience, r.Issuer, r.Endpoint), ID: rand.Text(),
-		IssuedAt: now.Unix(), Expiry: now.Add(a.lifetime).Unix(),
-	}).Serialize()
+	return jwt.Signed(signer).Claims(claims).Serialize()
 }

@@ -16,22 +16,23 @@ import (
 // gateways run. It is not safe for concurrent use.
 type KeyFile struct {
 	// Set once.
-	Path string
-	Alg  string // the key must fit this algorithm; empty for any
+	Path        string
+	Alg         string // the key must fit this algorithm; empty for any
+	Certificate string // file with the key's certificate, in PEM; empty for none
 
-	// The last usable key, and the hash of the file's content that it comes from.
+	// The last usable key, and the hash of the files' content that it comes from.
 	key     *PrivateKey // nil until there is one
 	content [sha256.Size]byte
 	problem string // why key is not the one in the file, as Read reported it; empty if it is
 }
 
 // Read returns the key in the file, or else the last usable one: a file that is just being written must
-// not cause an outage. stale says, once, why the key is not the one in the file. err is for a file that
-// never had a usable key.
+// not cause an outage. The same goes for the certificate, which changes together with the key. stale says,
+// once, why the key is not the one in the file. err is for a file that never had a usable key.
 func (f *KeyFile) Read() (key *PrivateKey, stale, err error) {
 	key, content, err := f.parse()
 	if err != nil {
-		err = fmt.Errorf("signing_key: %s: %w", f.Path, err)
+		err = fmt.Errorf("signing_key: %w", err)
 		if f.key == nil {
 			return nil, nil, err
 		}
@@ -44,20 +45,35 @@ func (f *KeyFile) Read() (key *PrivateKey, stale, err error) {
 	return key, nil, nil
 }
 
-// parse returns the key in the file and the hash of the file's content. It does not parse the same
-// content again.
+// parse returns the key in the file, with its certificate, and the hash of what the files contain. It does not
+// parse the same content again.
 func (f *KeyFile) parse() (*PrivateKey, [sha256.Size]byte, error) {
 	data, err := readKeyFile(f.Path)
-	content := sha256.Sum256(data)
-	if err != nil || f.key != nil && content == f.content {
-		return f.key, content, err
+	if err != nil {
+		return nil, [sha256.Size]byte{}, fmt.Errorf("%s: %w", f.Path, err)
+	}
+	var certificate []byte
+	if f.Certificate != "" {
+		if certificate, err = readKeyFile(f.Certificate); err != nil {
+			return nil, [sha256.Size]byte{}, fmt.Errorf("certificate: %s: %w", f.Certificate, err)
+		}
+	}
+	hash := sha256.Sum256(data)
+	content := sha256.Sum256(append(hash[:], certificate...))
+	if f.key != nil && content == f.content {
+		return f.key, content, nil
 	}
 	key, err := ParsePrivateKey(data)
 	if err != nil {
-		return nil, content, err
+		return nil, content, fmt.Errorf("%s: %w", f.Path, err)
 	}
 	if fitting := algsFor(key.signer); f.Alg != "" && !slices.Contains(fitting, jose.SignatureAlgorithm(f.Alg)) {
-		return nil, content, fmt.Errorf("alg %s does not fit the key; use %s, or another key", f.Alg, joinAlgs(fitting))
+		return nil, content, fmt.Errorf("%s: alg %s does not fit the key; use %s, or another key", f.Path, f.Alg, joinAlgs(fitting))
+	}
+	if f.Certificate != "" {
+		if err := key.certify(certificate); err != nil {
+			return nil, content, fmt.Errorf("certificate: %s: %w", f.Certificate, err)
+		}
 	}
 	return key, content, nil
 }
@@ -70,7 +86,7 @@ func readKeyFile(path string) ([]byte, error) {
 	file, err := os.Open(path) //nolint:gosec // the configuration names it
 	if err != nil {
 		if pathErr, ok := errors.AsType[*os.PathError](err); ok {
-			err = pathErr.Err // Read adds the path
+			err = pathErr.Err // the caller adds the path
 		}
 		return nil, err
 	}
@@ -80,7 +96,7 @@ func readKeyFile(path string) ([]byte, error) {
 		return nil, errors.New("the file can't be read")
 	}
 	if len(data) > maxKeyFile {
-		return nil, errors.New("the file is larger than 64 KiB, which no key is")
+		return nil, errors.New("the file is larger than 64 KiB, which no key and no certificate is")
 	}
 	return data, nil
 }

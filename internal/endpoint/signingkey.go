@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -24,13 +25,37 @@ import (
 type PrivateKey struct {
 	signer crypto.Signer
 	alg    jose.SignatureAlgorithm // from a JWK, or the first algorithm that fits
-	keyID  string                  // from a JWK, else empty
+	keyID  string                  // from a JWK or a service account, else empty
 
 	publicHash string // SHA-256 of the public key, in hexadecimal: identifies the key
+
+	certificates []*x509.Certificate // the key's own and those that certify it; empty without
+	account      serviceAccount      // that the key is of; zero for any other key
 }
 
-// ParsePrivateKey reads a private key in PEM (PKCS #8, PKCS #1 or SEC 1) or as a JWK (RFC 7517). Its
-// errors say what to do instead, and contain nothing of the file's content.
+// serviceAccount is what a Google service account's key file says beside the key.
+type serviceAccount struct {
+	email         string // which is the issuer of the account's assertions
+	tokenEndpoint string
+}
+
+// ServiceAccount returns the email address and the token endpoint of the Google service account that the
+// key is of. Both are empty for any other key.
+func (k *PrivateKey) ServiceAccount() (email, tokenEndpoint string) {
+	return k.account.email, k.account.tokenEndpoint
+}
+
+// Expiry returns the end of the key's certificate. It is zero without one.
+func (k *PrivateKey) Expiry() time.Time {
+	if len(k.certificates) == 0 {
+		return time.Time{}
+	}
+	return k.certificates[0].NotAfter
+}
+
+// ParsePrivateKey reads a private key in PEM (PKCS #8, PKCS #1 or SEC 1), as a JWK (RFC 7517), or in the
+// JSON key file of a Google service account. Its errors say what to do instead, and contain nothing of the
+// file's content.
 func ParsePrivateKey(data []byte) (*PrivateKey, error) {
 	data = bytes.TrimSpace(data)
 	var k *PrivateKey
@@ -39,7 +64,7 @@ func ParsePrivateKey(data []byte) (*PrivateKey, error) {
 	case len(data) == 0:
 		return nil, errors.New("the file is empty")
 	case data[0] == '{':
-		k, err = parseJWK(data)
+		k, err = parseJSONKey(data)
 	default:
 		k, err = parsePEM(data)
 	}
@@ -83,15 +108,20 @@ func (k *PrivateKey) isPair() bool {
 	return err == nil
 }
 
-// parseJWK reads a JWK. Its errors name exactly what the file is instead, as users can't tell these
-// apart.
-func parseJWK(data []byte) (*PrivateKey, error) {
+// parseJSONKey reads a JWK, or the key file of a Google service account. Its errors name exactly what the
+// file is instead, as users can't tell these apart.
+func parseJSONKey(data []byte) (*PrivateKey, error) {
 	var members struct {
 		Keys json.RawMessage `json:"keys"`
 		Kind string          `json:"kty"`
 		Use  string          `json:"use"`
+		Type string          `json:"type"`
 	}
 	switch err := json.Unmarshal(data, &members); {
+	case err == nil && members.Type == "service_account":
+		return parseServiceAccount(data)
+	case err == nil && members.Type != "" && members.Kind == "":
+		return nil, errors.New("the file is a credential file without a private key; create a JSON key for a Google service account, or use client_assertion with a token from elsewhere")
 	case err == nil && members.Keys != nil:
 		return nil, errors.New("the file holds a JWK Set; write the one private key into a file of its own")
 	case err == nil && members.Kind == "oct":
@@ -109,6 +139,25 @@ func parseJWK(data []byte) (*PrivateKey, error) {
 		return nil, errors.New("the JWK is a public key; give the private one, and the public one to the authorization server")
 	}
 	return &PrivateKey{signer: signer, alg: jose.SignatureAlgorithm(jwk.Algorithm), keyID: jwk.KeyID}, nil
+}
+
+// parseServiceAccount reads the file that Google Cloud makes for a key of a service account.
+func parseServiceAccount(data []byte) (*PrivateKey, error) {
+	var file struct {
+		PrivateKey    string `json:"private_key"`
+		PrivateKeyID  string `json:"private_key_id"`
+		ClientEmail   string `json:"client_email"`
+		TokenEndpoint string `json:"token_uri"`
+	}
+	if err := json.Unmarshal(data, &file); err != nil || file.PrivateKey == "" || file.ClientEmail == "" {
+		return nil, errors.New("the service account's key file has no private_key or no client_email; download the key again as JSON")
+	}
+	k, err := parsePEM([]byte(file.PrivateKey))
+	if err != nil {
+		return nil, fmt.Errorf("the service account's private_key: %w", err)
+	}
+	k.keyID, k.account = file.PrivateKeyID, serviceAccount{email: file.ClientEmail, tokenEndpoint: file.TokenEndpoint}
+	return k, nil
 }
 
 // parsePEM reads the one private key among PEM blocks. The other blocks can be certificates or public
