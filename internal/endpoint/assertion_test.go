@@ -164,7 +164,7 @@ func TestAssertionIsSentInPlaceOfASecret(t *testing.T) {
 				t.Fatalf("%d requests", len(sent))
 			}
 			form := sentAssertion(t, sent[0])
-			if form.Get("client_assertion_type") != assertionType || form.Get("client_id") != "app" || form.Get("grant_type") != "client_credentials" {
+			if form.Get("client_assertion_type") != AssertionTypeJWT || form.Get("client_id") != "app" || form.Get("grant_type") != "client_credentials" {
 				t.Errorf("sent %v", form)
 			}
 			if form.Has("client_secret") || sent[0].header.Get("Authorization") != "" || strings.Contains(sent[0].body, "canary-") {

@@ -53,7 +53,7 @@ func (c *Client) Fetch(ctx context.Context, resolve func(context.Context) (Reque
 			return granted, nil
 		}
 		failure.Asked = request.Key()
-		if failure.RefusesClient() && !resolvedAgain {
+		if (failure.RefusesClient() || request.refusesGrant(failure)) && !resolvedAgain {
 			// Not counted as a retry: it is another request. The same one again would only bring the
 			// client closer to being locked out.
 			resolvedAgain = true
@@ -149,6 +149,18 @@ func (c *Client) send(ctx context.Context, request Request, nonce string) (Grant
 		return Granted{}, &Error{Class: ClassRefused, Unsent: true, Detail: mask.FirstRunes(err.Error(), maxDetail)}
 	}
 	vetting := c.vettingFor(request, auth, nonce)
+	scopes, params := request.Scopes, request.parameters(auth)
+	if grant := request.Grant; grant != nil {
+		assertion, err := grant.sign(request, sent)
+		if err != nil {
+			return Granted{}, &Error{Class: ClassRefused, Unsent: true, Detail: "the assertion of grant jwt_bearer could not be signed"}
+		}
+		vetting.secrets.Certain = append(vetting.secrets.Certain, assertion)
+		params["grant_type"], params["assertion"] = []string{grantTypeJWT}, []string{assertion}
+		if grant.ScopeClaim {
+			scopes = nil
+		}
+	}
 	client := &http.Client{
 		Transport: request.roundTripper(vetting, auth),
 		// With a 307 or 308, the client would send the credential to another address.
@@ -158,8 +170,8 @@ func (c *Client) send(ctx context.Context, request Request, nonce string) (Grant
 		ClientID:       request.ClientID,
 		ClientSecret:   auth.secret,
 		TokenURL:       request.Endpoint,
-		Scopes:         request.Scopes,
-		EndpointParams: request.parameters(auth),
+		Scopes:         scopes,
+		EndpointParams: params,
 		AuthStyle:      auth.style,
 	}
 	token, err := config.Token(context.WithValue(ctx, oauth2.HTTPClient, client))

@@ -20,7 +20,7 @@ func (r Request) hintFor(f *Error) string {
 	case f.seen.wantsTLS && r.IsCleartext():
 		return "the endpoint speaks TLS on this port; use https"
 	}
-	if hint := entraHint(f); hint != "" {
+	if hint := r.entraHint(f); hint != "" {
 		return hint
 	}
 	switch f.Code {
@@ -28,6 +28,9 @@ func (r Request) hintFor(f *Error) string {
 		return r.scopeHint()
 	case "invalid_dpop_proof":
 		return proofHint(f.seen.skew)
+	}
+	if r.refusesGrant(f) {
+		return r.Grant.refusalHint(r, f)
 	}
 	if hint := r.formatHint(f); hint != "" {
 		return hint
@@ -114,6 +117,9 @@ func (r Request) mayBeUnread(f *Error) bool {
 func (r Request) grantTypeHint() string {
 	if asked := r.Params["grant_type"]; len(asked) > 0 {
 		return "the endpoint may know the grant by another name than that of param grant_type; remove it to ask for client_credentials"
+	}
+	if r.Grant != nil {
+		return "the client may not be allowed to use the JWT bearer grant, or to act for this subject; have it allowed for this client at the authorization server"
 	}
 	return "the client may not be allowed to use the client-credentials grant; have it turned on for this client at the authorization server"
 }

@@ -9,12 +9,18 @@ import (
 var entraCode = regexp.MustCompile(`\bAADSTS(\d+)\b`)
 
 // entraHint is for refusals of Entra ID whose cause its code names.
-func entraHint(f *Error) string {
+func (r Request) entraHint(f *Error) string {
 	code := entraCode.FindStringSubmatch(f.Said)
 	if code == nil {
 		return ""
 	}
 	switch code[1] {
+	case "70021", "700211", "700212", "700213":
+		hint := "no federated credential of the app registration is for this assertion; compare its issuer, subject and audience with those of the federated credential in Entra ID, to the last slash"
+		if ready, err := parseReadyAssertion(r.ClientAssertion); err == nil {
+			hint += ": " + showClaims(ready.issuer, ready.subject, ready.audience)
+		}
+		return hint
 	case "700024":
 		if f.seen.skew != 0 {
 			return DescribeSkew(f.seen.skew) + ", so the client's assertion was not within its time; set it right"

@@ -35,7 +35,11 @@ func NewGrantKey(groups ...[]string) GrantKey {
 // Key identifies what is asked for and with which credential, within this process. When it has changed,
 // a fetch that failed is worth another try.
 func (r Request) Key() GrantKey {
-	return NewGrantKey(r.Fields()...)
+	fields := r.Fields()
+	if r.ClientAssertion != "" {
+		fields = append(fields, []string{r.ClientAssertion})
+	}
+	return NewGrantKey(fields...)
 }
 
 // PortableKey identifies the same on all gateways. It does not depend on the path of the signing key's
@@ -52,7 +56,8 @@ func (r Request) PortableKey(trust []string) GrantKey {
 	return NewGrantKey(append(r.Fields(), trust)...)
 }
 
-// Fields returns everything that Key hashes, for keys that cover more than the request.
+// Fields returns what Key hashes, for keys that cover more than the request. It is all but the content of
+// ClientAssertion: another assertion of the same client does not ask for another token.
 func (r Request) Fields() [][]string {
 	insecure := ""
 	if r.Issuer != "" && r.InsecureHTTP {
@@ -65,6 +70,12 @@ func (r Request) Fields() [][]string {
 	// The endpoint can't see it. But the token is kept for as long as it says.
 	if r.TTL > 0 {
 		fields = append(fields, []string{"ttl", r.TTL.String()})
+	}
+	if r.Grant != nil {
+		fields = append(fields, r.Grant.fields())
+	}
+	if r.ClientAssertionType != "" {
+		fields = append(fields, []string{"client_assertion", r.ClientAssertionType})
 	}
 	return fields
 }

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/oauth2"
 )
 
-// assertionType is the client_assertion_type of a JWT (RFC 7523 §2.2).
-const assertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+// AssertionTypeJWT is the client_assertion_type of a JWT (RFC 7523 §2.2).
+const AssertionTypeJWT = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 // jwtMethod is the common part of the two methods that send a JWT instead of a secret (RFC 7523 §2.2).
 // assertion.go signs it, for each attempt.
@@ -32,7 +32,7 @@ func (jwtMethod) authenticate(r Request, now time.Time) (clientAuth, error) {
 	}
 	return clientAuth{
 		style:     oauth2.AuthStyleInParams, // for the client_id
-		params:    url.Values{"client_assertion_type": {assertionType}, "client_assertion": {assertion}},
+		params:    url.Values{"client_assertion_type": {AssertionTypeJWT}, "client_assertion": {assertion}},
 		sensitive: []string{assertion},
 	}, nil
 }
@@ -75,7 +75,8 @@ func (m secretJWT) check(r Request) error {
 	return checkHMAC(r.Assertion.alg, r.ClientSecret)
 }
 
-// privateKeyJWT is private_key_jwt: a private key signs.
+// privateKeyJWT is private_key_jwt: a private key signs, the client's own or that of somebody who has made the
+// assertion for it (assertion_ready.go).
 type privateKeyJWT struct{ jwtMethod }
 
 func (privateKeyJWT) traits() Method {
@@ -86,8 +87,30 @@ func (privateKeyJWT) traits() Method {
 }
 
 func (m privateKeyJWT) check(r Request) error {
-	if r.ClientSecret != "" {
+	switch {
+	case r.ClientSecret != "" && r.ClientAssertionType != "":
+		return errors.New("client_secret: client_assertion is what the client authenticates with; remove one of them")
+	case r.ClientSecret != "":
 		return fmt.Errorf("client_secret: auth_method %s signs with signing_key and has no secret; remove it, or use %s", AuthPrivateKeyJWT, AuthSecretJWT)
+	case r.ClientAssertion != "":
+		if _, err := parseReadyAssertion(r.ClientAssertion); err != nil {
+			return err
+		}
 	}
 	return m.checkFormat(r)
+}
+
+// authenticate takes the assertion that is ready, if there is one.
+func (m privateKeyJWT) authenticate(r Request, now time.Time) (clientAuth, error) {
+	if r.ClientAssertionType != "" {
+		return r.readyAuth(now)
+	}
+	return m.jwtMethod.authenticate(r, now)
+}
+
+func (m privateKeyJWT) refusalHint(r Request, f *Error) string {
+	if r.ClientAssertionType != "" {
+		return r.readyRefusalHint(f)
+	}
+	return m.jwtMethod.refusalHint(r, f)
 }

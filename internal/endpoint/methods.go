@@ -79,7 +79,7 @@ type Method struct {
 type Credential int
 
 const (
-	CredentialNone        Credential = iota + 1 // anyone who knows the client_id can be the client
+	CredentialNone        Credential = iota + 1 // anyone who knows the client_id can be the client, unless a grant is signed
 	CredentialSecret                            // ClientSecret
 	CredentialKey                               // the private key of Assertion
 	CredentialCertificate                       // the certificate of the TLS connection, with CertificateKey
@@ -145,7 +145,7 @@ func checkClientAuth(r Request) error {
 		return m.check(r)
 	}
 	t := m.traits()
-	if r.ClientID == "" && !t.anonymous {
+	if r.ClientID == "" && !t.anonymous && r.ClientAssertionType == "" {
 		return fmt.Errorf("client_id: missing; auth_method %s needs one", t.name)
 	}
 	if !utf8.ValidString(r.ClientID) {
@@ -166,13 +166,12 @@ func (r Request) Credential() ([]byte, error) {
 	switch r.Method().Credential {
 	case CredentialSecret:
 		credential = []byte(r.ClientSecret)
-	case CredentialKey:
+	case CredentialKey, CredentialNone: // without client authentication, the key can be that of the grant
 		if r.Assertion.key != nil {
 			return x509.MarshalPKCS8PrivateKey(r.Assertion.key.signer)
 		}
 	case CredentialCertificate:
 		credential = r.CertificateKey
-	case CredentialNone:
 	}
 	if len(credential) == 0 {
 		return nil, errNoCredential

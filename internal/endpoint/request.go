@@ -15,8 +15,8 @@ const (
 	FormatJSON = "json"
 )
 
-// Request is one client-credentials request (RFC 6749 §4.4.2) with all placeholders resolved. It must
-// pass Check before it is sent. You can change a copy, but not the content of its maps and slices.
+// Request is one token request, by the client-credentials grant (RFC 6749 §4.4.2) or the JWT bearer grant (RFC
+// 7523 §2.1), with all placeholders resolved. It must pass Check before it is sent. You can change a copy, but not the content of its maps and slices.
 type Request struct {
 	// Where to ask for a token. With an issuer, the issuer's metadata names the endpoint (RFC 8414).
 	// Then Endpoint is empty, or the endpoint that was discovered.
@@ -33,7 +33,13 @@ type Request struct {
 	CertificateKey []byte    // its private key in PEM; only Credential needs it
 	Proofs         *dpop.Key // the key to which the token is bound; nil for a Bearer token
 
+	// An assertion that somebody else has signed, instead of one by Assertion, and its type (RFC 7521 §4.2). Both
+	// are empty without. Only the type tells that there is one: the assertion can come later.
+	ClientAssertion     string
+	ClientAssertionType string
+
 	// What is asked for.
+	Grant    *JWTGrant // what to ask with; nil for the client-credentials grant
 	Scopes   []string
 	Audience []string
 	Resource []string            // URIs (RFC 8707)
@@ -60,6 +66,19 @@ func scheme(raw string) string {
 		return ""
 	}
 	return u.Scheme
+}
+
+// Signs reports whether the client signs something for each attempt.
+func (r Request) Signs() bool {
+	return r.Method().Signs && r.ClientAssertionType == "" || r.Grant != nil
+}
+
+// ClientName returns the client for logs: by its identifier, or by the name that it gives itself in the grant.
+func (r Request) ClientName() string {
+	if r.ClientID == "" && r.Grant != nil {
+		return r.Grant.Issuer
+	}
+	return r.ClientID
 }
 
 // EndpointName returns the endpoint for logs, without its query, or the issuer as long as the endpoint is

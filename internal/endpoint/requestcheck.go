@@ -26,6 +26,9 @@ func (r Request) Check() error {
 	if err := checkClientAuth(r); err != nil {
 		return err
 	}
+	if err := r.Grant.check(r); err != nil {
+		return err
+	}
 	if err := r.checkParameters(); err != nil {
 		return err
 	}
@@ -86,8 +89,8 @@ func isLoopback(host string) bool {
 var optionParams = map[string]string{
 	"client_id":             "client_id",
 	"client_secret":         "client_secret",
-	"client_assertion":      "auth_method",
-	"client_assertion_type": "auth_method",
+	"client_assertion":      "client_assertion",
+	"client_assertion_type": "client_assertion",
 	"scope":                 "scope",
 	"audience":              "audience",
 	"resource":              "resource",
