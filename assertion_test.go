@@ -14,7 +14,6 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
-	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
 
@@ -66,7 +65,7 @@ func TestSigningKeyRotatesWithoutReload(t *testing.T) {
 		for g.get().status != 200 {
 			time.Sleep(10 * time.Millisecond)
 		}
-		if took := time.Since(start); took > gatewaytest.Patience {
+		if took := time.Since(start); took > 20*time.Second {
 			t.Errorf("the new key is used after %v", took)
 		}
 		if strings.Contains(g.log(), "PRIVATE") {

@@ -39,7 +39,7 @@ func handlerInMemory(t testing.TB, h *Handler) *Handler {
 	if h.ClientID = t.Name(); h.Issuer == "" {
 		h.TokenEndpoint = "http://127.0.0.1/token"
 	}
-	if h.ClientSecret == "" && h.SigningKey == nil {
+	if h.ClientSecret == "" && h.SigningKey == nil && h.ClientAssertion == nil {
 		h.ClientSecret = "secret"
 	}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})

@@ -50,11 +50,21 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //	    auth_method               client_secret_basic|client_secret_basic_raw|client_secret_post|
 //	                              client_secret_jwt|private_key_jwt|tls_client_auth|none
 //	    signing_key               [<file>] {
-//	        alg      <alg>
-//	        key_id   <kid>
-//	        audience <value>
-//	        typ      <value>
-//	        lifetime <duration>
+//	        alg         <alg>
+//	        key_id      <kid>
+//	        certificate <file> [x5c]
+//	        audience    <value>
+//	        typ         <value>
+//	        lifetime    <duration>
+//	    }
+//	    client_assertion          <jwt> [<type>]
+//	    grant                     jwt_bearer {
+//	        issuer      <value>
+//	        subject     <value>
+//	        audience    <value>
+//	        scope_claim
+//	        claim       <name> <value>
+//	        lifetime    <duration>
 //	    }
 //
 //	    request_format            form|json
@@ -130,6 +140,8 @@ var options = []option{
 	{name: "client_secret", parse: one("client_secret", "<secret>", func(h *Handler) *string { return &h.ClientSecret })},
 	{name: "auth_method", parse: oneOf("auth_method", endpoint.MethodNames(), func(h *Handler) *string { return &h.AuthMethod })},
 	{name: "signing_key", block: (*Handler).unmarshalSigningKey},
+	{name: "client_assertion", parse: (*Handler).unmarshalClientAssertion},
+	{name: "grant", block: (*Handler).unmarshalGrant},
 
 	{name: "request_format", parse: oneOf("request_format", []string{endpoint.FormatForm, endpoint.FormatJSON}, func(h *Handler) *string { return &h.RequestFormat })},
 	{name: "scope", repeatable: true, parse: some("scope", "<scope...>", func(h *Handler) *[]string { return &h.Scopes })},
@@ -211,50 +223,6 @@ func (h *Handler) unmarshalStorage(d *caddyfile.Dispenser) error {
 		return fmt.Errorf("storage takes what Caddy's global option of that name takes: %w", err)
 	}
 	h.StorageRaw = caddyconfig.JSONModuleObject(module, "module", name, nil)
-	return nil
-}
-
-func (h *Handler) unmarshalSigningKey(d *caddyfile.Dispenser) error {
-	h.SigningKey = new(SigningKey)
-	switch args := d.RemainingArgs(); {
-	case len(args) == 1 && args[0] != "":
-		h.SigningKey.File = args[0]
-	case len(args) > 0:
-		return d.Errf("signing_key takes one file at the most, and the rest in a block: signing_key [<file>] { ... }")
-	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		option := d.Val()
-		if seen[option] {
-			return d.Errf("signing_key: %s is given twice; keep one of them", option)
-		}
-		seen[option] = true
-		args := d.RemainingArgs()
-		var err error
-		switch option {
-		case "alg":
-			err = single(d, option, "<alg>", args, &h.SigningKey.Alg)
-		case "key_id":
-			err = single(d, option, "<kid>", args, &h.SigningKey.KeyID)
-		case "audience":
-			err = single(d, option, "<value>", args, &h.SigningKey.Audience)
-		case "typ":
-			err = single(d, option, "<value>", args, &h.SigningKey.Typ)
-		case "lifetime":
-			err = positiveDuration(d, option, args, &h.SigningKey.Lifetime)
-		default:
-			err = d.Errf("signing_key: unknown option %s; the options are alg, key_id, audience, typ, lifetime", option)
-		}
-		if err == nil {
-			err = endLine(d, option)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	if *h.SigningKey == (SigningKey{}) {
-		return d.Errf("signing_key takes a file, a block or both: signing_key [<file>] { ... }")
-	}
 	return nil
 }
 

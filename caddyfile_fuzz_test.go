@@ -105,7 +105,7 @@ func hideSecrets(tokens []caddyfile.Token) {
 			continue
 		}
 		at++
-		isSecret := option == "client_secret" || (option == "param" || option == "request_header") && at > 1
+		isSecret := option == "client_secret" || option == "client_assertion" || (option == "param" || option == "request_header") && at > 1
 		if isSecret && tokens[i].Text != "{" && tokens[i].Text != "}" {
 			tokens[i].Text = configCanary
 		}

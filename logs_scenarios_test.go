@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -48,6 +49,7 @@ func logScenarios() map[string]logScenario {
 		"metadata":                      inVirtualTime(logMetadata),
 		"signing_key":                   logSigningKey,
 		"assertion_refused":             logAssertionRefused,
+		"assertion_missing":             logAssertionMissing,
 		"proof_refused":                 logProofRefused,
 		"proof_of_another_path":         logProofOfAnotherPath,
 		"events_lost":                   inVirtualTime(logEventsLost),
@@ -418,6 +420,15 @@ func logAssertionRefused(t *testing.T) string {
 	server, upstream := gatewaytest.StartKeyServer(t), gatewaytest.StartAPI(t)
 	server.Accept("P-384")
 	g := gatewaytest.Start(t, server.Options()+upstream.Proxy())
+	g.Get("/")
+	return g.Logs.All()
+}
+
+// The gateway starts before whatever writes its assertion.
+func logAssertionMissing(t *testing.T) string {
+	server, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	file := filepath.Join(t.TempDir(), "token")
+	g := gatewaytest.Start(t, strings.Replace(server.Options(), "client_secret s3cret-canary", "client_assertion {file."+file+"}", 1)+upstream.Proxy())
 	g.Get("/")
 	return g.Logs.All()
 }

@@ -33,7 +33,7 @@ const (
 // rejects is renewed and the request sent once more, unseen by the client.
 //
 // The placeholders {env.*}, {file.*} and {system.*} can be used in token_endpoint, issuer,
-// client_id, client_secret, scopes, audience, resource, params and
+// client_id, client_secret, client_assertion, grant, scopes, audience, resource, params and
 // request_headers. They are resolved whenever a token is fetched, so a rotated secret
 // needs no reload. A literal brace is written \{.
 //
@@ -50,7 +50,8 @@ const (
 type Handler struct {
 	// The URL of the token endpoint (RFC 6749 §3.2): absolute, https, without user
 	// info and fragment. http is accepted for loopback hosts. Redirects are never
-	// followed. Required, unless there is an issuer.
+	// followed. Required, unless there is an issuer, or a signing_key that is the key file of a
+	// Google service account, which names it.
 	TokenEndpoint string `json:"token_endpoint,omitempty"`
 
 	// The authorization server's issuer identifier, instead of token_endpoint: the endpoint
@@ -74,7 +75,7 @@ type Handler struct {
 	InsecureHTTP bool `json:"insecure_http,omitempty"`
 
 	// The client identifier issued by the authorization server. Required unless
-	// auth_method is `none`.
+	// auth_method is `none` or there is a client_assertion.
 	ClientID string `json:"client_id,omitempty"`
 
 	// The client's secret. Best given as a placeholder, {env.*} or {file.*}.
@@ -86,12 +87,21 @@ type Handler struct {
 	// servers expect), `client_secret_post` (both in the body), `client_secret_jwt` and
 	// `private_key_jwt` (an assertion signed with the secret or with signing_key, RFC 7523
 	// §2.2), `tls_client_auth` (the client certificate in transport, RFC 8705 §2) or
-	// `none` (the client_id alone). Default: `client_secret_basic`.
+	// `none` (the client_id alone). Default: `client_secret_basic`; `private_key_jwt` with a
+	// client_assertion; `none` with grant `jwt_bearer`.
 	AuthMethod string `json:"auth_method,omitempty"`
 
-	// How the client's assertions are made; required with `private_key_jwt`, optional
-	// with `client_secret_jwt`.
+	// How the client's assertions are made; required with `private_key_jwt`, unless there is a
+	// client_assertion, and with grant `jwt_bearer`. Optional with `client_secret_jwt`.
 	SigningKey *SigningKey `json:"signing_key,omitempty"`
+
+	// An assertion that somebody else has signed for the client, instead of signing_key: the
+	// projected token of a Kubernetes service account, a JWT-SVID, or what a signer beside the
+	// gateway writes. Not with storage.
+	ClientAssertion *ClientAssertion `json:"client_assertion,omitempty"`
+
+	// What to ask the endpoint with instead of the client-credentials grant.
+	Grant *Grant `json:"grant,omitempty"`
 
 	// How the token request's body is written: `form` (RFC 6749) or `json`, an
 	// object with the same members. A parameter with several values becomes an
@@ -223,11 +233,20 @@ type ReplayBuffer struct {
 // SigningKey tells how client assertions are made (RFC 7523 §2.2 and §3): JWTs that
 // the client signs to authenticate itself, a new one for each attempt.
 type SigningKey struct {
-	// The file with the private key, for auth_method `private_key_jwt`: PEM (PKCS #8,
-	// PKCS #1 or SEC 1) or a JWK. It is read again when it changes; a key that can't be
-	// used leaves the one before in use. Without a file the client_secret signs, with
-	// auth_method `client_secret_jwt`.
+	// The file with the private key, for auth_method `private_key_jwt` and grant `jwt_bearer`: PEM
+	// (PKCS #8, PKCS #1 or SEC 1), a JWK, or the JSON key file of a Google service account. It is
+	// read again when it changes; a key that can't be used leaves the one before in use. Without a
+	// file the client_secret signs, with auth_method `client_secret_jwt`.
 	File string `json:"file,omitempty"`
+
+	// The file with the certificate of the key, in PEM; it can be the same file. Its thumbprints are in the
+	// header of assertions then, as `x5t` and `x5t#S256` (RFC 7515 §4.1.7 and §4.1.8). It is read again with
+	// the key, and has to fit it. Default: none.
+	Certificate string `json:"certificate,omitempty"`
+
+	// Have the certificate itself in the header as well, with all others in its file, as `x5c` (RFC 7515
+	// §4.1.6). Default: false.
+	X5C bool `json:"x5c,omitempty"`
 
 	// The signature algorithm (RFC 7518 §3.1, RFC 8037 §3.1): RS256, RS384, RS512, PS256,
 	// PS384, PS512, ES256, ES384, ES512 or EdDSA, as fits the key; HS256, HS384 or HS512
@@ -239,15 +258,55 @@ type SigningKey struct {
 	// audience, {env.*}, {file.*} and {system.*} can be used.
 	KeyID string `json:"key_id,omitempty"`
 
-	// The `aud` of the assertion. Default: the issuer if that is configured, else the
+	// The `aud` of the client's assertion. Default: the issuer if that is configured, else the
 	// token endpoint.
 	Audience string `json:"audience,omitempty"`
 
-	// The `typ` of the assertion; servers that know no other want `JWT`. Default:
-	// `client-authentication+jwt`.
+	// The `typ` of assertions; servers that know no other want `JWT`. Default:
+	// `client-authentication+jwt` for the client's, and `JWT` for that of grant `jwt_bearer`.
 	Typ string `json:"typ,omitempty"`
 
-	// How long after it is made an assertion expires, at least a second. Default: `1m`.
+	// How long after it is made the client's assertion expires, at least a second. Default: `1m`.
+	Lifetime caddy.Duration `json:"lifetime,omitempty"`
+}
+
+// ClientAssertion is a JWT with which the client authenticates (RFC 7521 §4.2), made by somebody
+// else. It is read for each fetch of a token, and one that has ended is not sent.
+type ClientAssertion struct {
+	// The assertion, best given as {file.*}. It can be missing while the configuration is loaded;
+	// until it is there, fetches fail. Another content does not make another token.
+	Value string `json:"value,omitempty"`
+
+	// Its `client_assertion_type`, a URI. Default:
+	// `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`.
+	Type string `json:"type,omitempty"`
+}
+
+// Grant is a way to ask for a token in which the client signs for whom it asks: the JWT bearer
+// grant (RFC 7523 §2.1), without a user who takes part. {env.*}, {file.*}, {system.*} and
+// placeholders of the request can be used in issuer, subject, audience and the values of claims.
+type Grant struct {
+	// The kind of the grant: `jwt_bearer`.
+	Type string `json:"type,omitempty"`
+
+	// The `iss` of the assertion. Default: the account of a Google service account's key file, else
+	// the client_id.
+	Issuer string `json:"issuer,omitempty"`
+
+	// The `sub` of the assertion: the user or the account that the token is for. Default: none.
+	Subject string `json:"subject,omitempty"`
+
+	// The `aud` of the assertion. Default: the handler's issuer if that is configured, else the
+	// token endpoint.
+	Audience string `json:"audience,omitempty"`
+
+	// Write the scopes into the claim `scope` instead of the parameter. Default: false.
+	ScopeClaim bool `json:"scope_claim,omitempty"`
+
+	// Further claims, by name. Their values are strings.
+	Claims map[string]string `json:"claims,omitempty"`
+
+	// How long after it is made the assertion expires, at least a second. Default: `1m`.
 	Lifetime caddy.Duration `json:"lifetime,omitempty"`
 }
 

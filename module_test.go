@@ -111,6 +111,7 @@ func TestProvisionRefuses(t *testing.T) {
 	servertest.WriteFile(t, cutAtLine, strings.Repeat("a", 1<<20-2)+"\r\n"+configCanary)
 	keyFile := filepath.Join(t.TempDir(), "key.pem")
 	servertest.WriteFile(t, keyFile, servertest.PKCS8(t, servertest.Keys()["P-256"]))
+	otherCertificate, _ := servertest.NewCA(t).Client(t, "other")
 	withKey := func(options ...string) string {
 		return configWithClient(append([]string{"client_id app", "auth_method private_key_jwt"}, options...)...)
 	}
@@ -172,6 +173,29 @@ func TestProvisionRefuses(t *testing.T) {
 		{"key that is missing", withKey("signing_key " + missing), []string{"signing_key: " + missing + ": no such file"}},
 		{"key that is empty", withKey("signing_key " + empty), []string{"signing_key: " + empty + ": the file is empty"}},
 		{"alg of another key", withKey("signing_key " + keyFile + " {\nalg PS256\n}"), []string{"signing_key: " + keyFile + ": alg PS256 does not fit the key", "use ES256, or another key"}},
+		{"certificate of another key", withKey("signing_key " + keyFile + " {\ncertificate " + otherCertificate + "\n}"), []string{"signing_key: certificate: " + otherCertificate + ": the certificate is not that of the key", "give the one"}},
+		{"certificate of a secret", configWith("auth_method client_secret_jwt", "signing_key {\ncertificate "+otherCertificate+"\n}"), []string{"signing_key: certificate: a secret has none", "remove it"}},
+		{"x5c without a certificate", jsonWith(`"signing_key":{"x5c":true},"auth_method":"client_secret_jwt"`), []string{"signing_key: x5c: no certificate", "certificate <file> x5c"}},
+		{"path in place of an assertion", configWithClient("client_assertion /var/run/secrets/token"), []string{"client_assertion: a path, and no JWT", "write {file./path/to/file}"}},
+		{"secret in place of an assertion", configWithClient("client_assertion " + configCanary), []string{"client_assertion: not a signed JWT"}},
+		{"assertion without a value", jsonWith(`"client_assertion":{}`), []string{"client_assertion: missing", "{file./path/to/file}"}},
+		{"assertion and another method", configWithClient("client_id app", "auth_method client_secret_post", "client_assertion e30.e30.x"), []string{"client_assertion: auth_method client_secret_post does not send one", "use private_key_jwt"}},
+		{"assertion and a key", configWithClient("client_id app", "signing_key "+keyFile, "client_assertion e30.e30.x"), []string{"client_assertion: it takes the place of the one that signing_key makes", "remove one"}},
+		{"assertion and a secret", configWithClient("client_secret "+configCanary, "client_assertion e30.e30.x"), []string{"client_secret: client_assertion is what the client authenticates with", "remove one"}},
+		{"assertion of an unknown type", jsonWith(`"client_assertion":{"value":"e30.e30.x","type":"jwt-spiffe"},"auth_method":"private_key_jwt"`), []string{"client_assertion: the type is not a URI", "write one such as urn:"}},
+		{"assertion and storage", configWithClient("client_assertion e30.e30.x", "storage"), []string{"storage: ", "client_assertion", "remove storage"}},
+		{"placeholder of nothing in an assertion", configWithClient("client_assertion {nothing}"), []string{"client_assertion: unknown placeholder"}},
+
+		{"grant of another kind", jsonWith(`"grant":{"type":"saml2_bearer"}`), []string{"grant: unknown type \"saml2_bearer\"", "use jwt_bearer"}},
+		{"grant without a key", configWithClient("client_id app", "grant jwt_bearer"), []string{"signing_key: missing", "signing_key <file>"}},
+		{"grant without an issuer", configWithClient("signing_key "+keyFile, "grant jwt_bearer"), []string{"grant: issuer: missing"}},
+		{"grant without an endpoint", "oauth_cc {\nclient_id app\nsigning_key " + keyFile + "\ngrant jwt_bearer\n}", []string{"token_endpoint: missing", "give the URL", "Google"}},
+		{"grant of a client that signs with its secret", configWith("auth_method client_secret_jwt", "signing_key "+keyFile, "grant jwt_bearer"), []string{"auth_method: with grant jwt_bearer", "use another method"}},
+		{"grant and an audience of the client's assertion", configWithClient("client_id app", "signing_key "+keyFile+" {\naudience x\n}", "grant jwt_bearer"), []string{"signing_key: audience is that of the client's assertion", "write it into the block of grant"}},
+		{"grant and a lifetime of the client's assertion", configWithClient("client_id app", "signing_key "+keyFile+" {\nlifetime 1m\n}", "grant jwt_bearer"), []string{"signing_key: lifetime is that of the client's assertion", "write it into the block of grant"}},
+		{"grant and its type", configWithClient("client_id app", "signing_key "+keyFile, "grant jwt_bearer", "param grant_type x"), []string{"param: grant_type is written by grant jwt_bearer", "remove one"}},
+		{"claim of the gateway's", configWithClient("client_id app", "signing_key "+keyFile, "grant jwt_bearer {\nclaim exp 1\n}"), []string{"grant: claim: exp is written by the gateway itself"}},
+		{"placeholder that is empty in a grant", configWithClient("client_id app", "signing_key "+keyFile, "grant jwt_bearer {\nsubject {env.OAUTH_CC_TEST_NOTHING}\n}"), []string{"grant.subject: placeholder {env.OAUTH_CC_TEST_NOTHING} is empty"}},
 		{"lifetime of an assertion below a second", withKey("signing_key " + keyFile + " {\nlifetime 10ms\n}"), []string{"signing_key: lifetime: ", "use at least 1s"}},
 		{"key_id that is not set", withKey("signing_key " + keyFile + " {\nkey_id {env.OAUTH_CC_TEST_UNSET}\n}"), []string{"signing_key.key_id: placeholder {env.OAUTH_CC_TEST_UNSET} is empty"}},
 		{"assertion as JSON", withKey("signing_key "+keyFile, "request_format json"), []string{"request_format: auth_method private_key_jwt is defined for forms alone", "use form"}},
@@ -418,9 +442,12 @@ func TestEveryOptionTogetherIsProvisioned(t *testing.T) {
 	servertest.WriteFile(t, secret, strings.Repeat("long enough ", 3))
 	site := readGoldens(t, filepath.Join(adaptDir, "everything"+goldenExtension))[0].input
 	site = strings.ReplaceAll(site, "/run/secrets/client", secret)
+	const assertion, grant = "client_assertion {file./run/secrets/assertion}", "grant jwt_bearer {\n\t\t\tsubject 42\n\t\t}"
 	for _, excluded := range [][]string{ // of options that exclude each other
-		{" https://auth.example.com/token", "token_header X-Api-Token Bearer", "max_tokens 500", "storage file_system /mnt/tokens", "default_ttl 10m"},
-		{"issuer https://auth.example.com", "dpop https://api.example.com", "max_tokens 500", "ttl 1h"},
+		{" https://auth.example.com/token", "token_header X-Api-Token Bearer", "max_tokens 500", "storage file_system /mnt/tokens", "default_ttl 10m", assertion, grant},
+		{"issuer https://auth.example.com", "dpop https://api.example.com", "max_tokens 500", "ttl 1h", assertion, grant},
+		{"issuer https://auth.example.com", "dpop https://api.example.com", "max_tokens 500", "ttl 1h", "storage file_system /mnt/tokens",
+			"client_secret {file." + secret + "}", "auth_method client_secret_jwt", "signing_key {\n\t\t\talg HS256\n\t\t\ttyp JWT\n\t\t}", grant},
 	} {
 		allowed := site
 		for _, text := range excluded {

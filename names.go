@@ -32,7 +32,11 @@ func (q *tokenRequest) noteNameLimits(sampled endpoint.Request, uses map[string]
 		}
 		return utf8.RuneCountInString(name) + uses*(maxShown-1)
 	}
-	q.names = nameLimits{limit(sampled.EndpointName(), uses["token_endpoint"]), limit(sampled.ClientID, uses["client_id"])}
+	clientUses := uses["client_id"]
+	if sampled.ClientID == "" {
+		clientUses = uses["grant.issuer"]
+	}
+	q.names = nameLimits{limit(sampled.EndpointName(), uses["token_endpoint"]), limit(sampled.ClientName(), clientUses)}
 	for _, p := range q.placeholders {
 		if p.wholeURL {
 			q.names.endpoint = maxShownURL
@@ -42,7 +46,7 @@ func (q *tokenRequest) noteNameLimits(sampled endpoint.Request, uses map[string]
 
 // shownName returns the endpoint and the client of a resolved request, as operators see them.
 func (q *tokenRequest) shownName(r endpoint.Request) (endpoint, clientID string) {
-	return cutName(r.EndpointName(), q.names.endpoint), cutName(r.ClientID, q.names.clientID)
+	return cutName(r.EndpointName(), q.names.endpoint), cutName(r.ClientName(), q.names.clientID)
 }
 
 func cutName(name string, limit int) string {

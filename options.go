@@ -18,7 +18,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/certmagic"
-	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/dpop"
@@ -30,14 +29,20 @@ import (
 
 // provisionOptions applies defaults and refuses mistakes that can be seen without resolving placeholders.
 func (h *Handler) provisionOptions() error {
-	if h.TokenEndpoint == "" && h.Issuer == "" {
+	if h.TokenEndpoint == "" && h.Issuer == "" && !h.mayFindEndpointInKey() {
 		return errors.New("token_endpoint: missing; give the URL of the token endpoint, such as https://auth.example.com/oauth/token, or the issuer")
 	}
 	if h.TokenEndpoint != "" && h.Issuer != "" {
 		return errors.New("issuer: token_endpoint is given as well, and the issuer is there to discover it; keep one of them (signing_key's audience sets the aud of assertions)")
 	}
+	if err := h.provisionGrant(); err != nil {
+		return err
+	}
 	if h.AuthMethod == "" {
-		h.AuthMethod = endpoint.AuthSecretBasic
+		h.AuthMethod = h.defaultAuthMethod()
+	}
+	if err := h.provisionClientAssertion(); err != nil {
+		return err
 	}
 	if err := h.provisionSigningKey(); err != nil {
 		return err
@@ -73,43 +78,6 @@ func (h *Handler) provisionLifetime() error {
 		return errors.New("ttl: default_ttl is given as well, and with ttl it never counts; remove default_ttl")
 	}
 	return checkDuration("default_ttl", &h.DefaultTTL, defaultTTL)
-}
-
-// provisionSigningKey checks how assertions are made. The key itself is read by resolve.
-func (h *Handler) provisionSigningKey() error {
-	method := endpoint.MethodNamed(h.AuthMethod)
-	needsFile := method.Credential == endpoint.CredentialKey
-	if h.SigningKey == nil {
-		if needsFile {
-			return fmt.Errorf("signing_key: missing; auth_method %s needs the file with the private key", h.AuthMethod)
-		}
-		return h.request.assertions.Complete()
-	}
-	switch {
-	case !method.Signs:
-		return fmt.Errorf("signing_key: auth_method %s signs nothing; use %s, or remove it", h.AuthMethod, endpoint.AuthPrivateKeyJWT)
-	case needsFile && h.SigningKey.File == "":
-		return fmt.Errorf("signing_key: no file; auth_method %s needs that of the private key: signing_key <file>", h.AuthMethod)
-	case !needsFile && h.SigningKey.File != "":
-		return fmt.Errorf("signing_key: auth_method %s signs with the client_secret; remove the file, or use %s", h.AuthMethod, endpoint.AuthPrivateKeyJWT)
-	}
-	h.request.assertions = endpoint.AssertionOptions{
-		File: h.SigningKey.File, Alg: h.SigningKey.Alg, KeyID: h.SigningKey.KeyID, Audience: h.SigningKey.Audience,
-		Typ: h.SigningKey.Typ, Lifetime: time.Duration(h.SigningKey.Lifetime),
-	}
-	if err := h.request.assertions.Complete(); err != nil {
-		return err
-	}
-	if h.SigningKey.File == "" {
-		return nil
-	}
-	p := placeholders{repl: caddy.NewReplacer()}
-	h.request.keyFile = &endpoint.KeyFile{Path: p.value("signing_key", h.SigningKey.File), Alg: h.SigningKey.Alg}
-	if p.err == nil && h.request.keyFile.IsReadableByAll() {
-		h.reporter.logger.Warn("every user of this machine can read the signing key; take the right away with chmod o-r",
-			zap.String("signing_key", h.request.keyFile.Path))
-	}
-	return p.err
 }
 
 func (h *Handler) provisionTokenHeader() error {
@@ -283,9 +251,11 @@ func (h *Handler) provisionStorage(ctx caddy.Context) error {
 	}
 	credential := endpoint.MethodNamed(h.AuthMethod).Credential
 	switch {
+	case h.ClientAssertion != nil:
+		return errors.New("storage: tokens are encrypted with the client's credential, and with client_assertion the gateway has none that lasts; remove storage")
 	case h.DPoP != "":
 		return errors.New("storage: with dpop tokens are bound to a key of this process and useless to others; remove one of them")
-	case credential == endpoint.CredentialNone:
+	case credential == endpoint.CredentialNone && h.Grant == nil:
 		return fmt.Errorf("storage: tokens are encrypted with the client's credential, and auth_method %s has none; remove storage", h.AuthMethod)
 	}
 	if credential == endpoint.CredentialCertificate {

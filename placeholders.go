@@ -51,7 +51,7 @@ func (p *placeholders) replace(option, input string, request standIn) string {
 		}
 		switch text := caddy.ToString(value); {
 		case text == "":
-			return nil, fmt.Errorf("placeholder {%s} is empty; set the variable, or make the file readable and not empty", name)
+			return nil, emptyValueError{name}
 		case strings.HasPrefix(name, filePlaceholder) && len(text) >= maxFile-len("\r\n"):
 			return nil, fmt.Errorf("placeholder {%s} has 1 MiB or more, and Caddy reads no more of a file; name a smaller file", name)
 		}
@@ -67,6 +67,13 @@ func (p *placeholders) replace(option, input string, request standIn) string {
 		p.err = fmt.Errorf("%s: %w", option, err)
 	}
 	return output
+}
+
+// emptyValueError says that a placeholder stands for nothing.
+type emptyValueError struct{ name string }
+
+func (e emptyValueError) Error() string {
+	return fmt.Sprintf("placeholder {%s} is empty; set the variable, or make the file readable and not empty", e.name)
 }
 
 // filePlaceholder is what placeholders of files begin with.
@@ -128,7 +135,7 @@ func unknownPlaceholder(use placeholderUse) error {
 // showPlaceholder is an unknown placeholder as messages may tell it: what is in braces
 // can be a part of a secret, unless it looks like a placeholder of Caddy's.
 func showPlaceholder(option, name string) string {
-	isPublic := option != "client_secret" && !strings.Contains(option, " ") // param <name>
+	isPublic := option != "client_secret" && option != "client_assertion" && !strings.Contains(option, " ") // param <name>
 	if isPublic || strings.HasPrefix(name, "http.") || strings.HasPrefix(name, "time.") {
 		return " {" + name + "}"
 	}

@@ -27,7 +27,7 @@ type place struct {
 // findPlaces sets the places of the placeholders in a text, in which each has a mark.
 func findPlaces(text string, uses []placeholderUse) error {
 	switch option, _, _ := strings.Cut(uses[0].option, " "); option {
-	case "client_id", "client_secret":
+	case "client_id", "client_secret", "client_assertion":
 		uses[0].place.whole = text == placeMark // each is a single value, which is encoded as a whole
 		return nil
 	case "token_endpoint":

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/mask"
@@ -43,6 +44,10 @@ func (q *tokenRequest) resolveWithSamples(ctx caddy.Context) (endpoint.Request, 
 		uses[use.option]++
 		return sampleFor(use), nil
 	})
+	if missing, ok := errors.AsType[emptyAssertionError](err); ok {
+		q.h.reporter.logger.Warn("the client's assertion is not there; there are no tokens until it is", zap.Error(missing))
+		err = nil
+	}
 	if err != nil {
 		return r, err
 	}
@@ -72,7 +77,7 @@ func (q *tokenRequest) record(use placeholderUse) {
 // field or the endpoint's query, or that of the sender of the request.
 func (q *tokenRequest) hides(use placeholderUse) bool {
 	switch option, _, _ := strings.Cut(use.option, " "); option {
-	case "client_secret", "param", "request_header":
+	case "client_secret", "client_assertion", "param", "request_header":
 		return true
 	}
 	_, query, _ := strings.Cut(q.h.TokenEndpoint, "?")
@@ -101,6 +106,8 @@ func sampleFor(use placeholderUse) string {
 		return "https://api.example.com/"
 	case use.option == "client_secret":
 		return strings.Repeat("x", 64) // long enough to sign with
+	case use.option == "client_assertion":
+		return "e30.e30.x" // a JWT without claims
 	}
 	return "x"
 }

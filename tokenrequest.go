@@ -1,10 +1,12 @@
 package oauthcc
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -27,7 +29,9 @@ const changeLookup = time.Second
 // and variables change.
 type tokenRequest struct {
 	// Set by Provision.
-	h              *Handler // whose options are read
+	h              *Handler           // whose options are read
+	grant          *endpoint.JWTGrant // as it is written; nil for the client-credentials grant
+	assertionType  string             // of an assertion that somebody else makes; empty without
 	assertions     endpoint.AssertionOptions
 	keyFile        *endpoint.KeyFile // of signing_key; nil without
 	proofs         *dpop.Key         // nil without dpop
@@ -58,6 +62,9 @@ func (q *tokenRequest) resolve(request standIn) (endpoint.Request, error) {
 	assertions := q.assertions
 	assertions.KeyID = p.value("signing_key.key_id", assertions.KeyID)
 	assertions.Audience = p.value("signing_key.audience", assertions.Audience)
+	if q.grant != nil {
+		r.Grant = q.resolveGrant(&p)
+	}
 	if p.err != nil {
 		return r, p.err
 	}
@@ -71,10 +78,47 @@ func (q *tokenRequest) resolve(request standIn) (endpoint.Request, error) {
 			o.logger.Warn("the signing key can't be used; the previous key stays in use", o.grantFields(zap.Error(news))...)
 		}
 		r.Assertion = endpoint.NewAssertion(assertions, key)
-	} else if r.Method().Signs {
+		if err := completeFromKey(&r, key); err != nil {
+			return r, err
+		}
+	} else if r.Signs() {
 		r.Assertion = endpoint.NewAssertion(assertions, nil)
 	}
+	if q.h.ClientAssertion != nil {
+		var err error
+		r.ClientAssertion, err = q.resolveClientAssertion(request)
+		return r, err
+	}
 	return r, nil
+}
+
+// resolveGrant returns the grant with its placeholders resolved.
+func (q *tokenRequest) resolveGrant(p *placeholders) *endpoint.JWTGrant {
+	grant := *q.grant
+	grant.Issuer = p.perRequest("grant.issuer", grant.Issuer)
+	grant.Subject = p.perRequest("grant.subject", grant.Subject)
+	grant.Audience = p.perRequest("grant.audience", grant.Audience)
+	grant.Claims = make(map[string]string, len(q.grant.Claims))
+	for _, name := range slices.Sorted(maps.Keys(q.grant.Claims)) { // the same order whenever it is done
+		grant.Claims[name] = p.perRequest("grant.claim "+name, q.grant.Claims[name])
+	}
+	return &grant
+}
+
+// completeFromKey adds to a grant what the key's file says, and what it has by default.
+func completeFromKey(r *endpoint.Request, key *endpoint.PrivateKey) error {
+	if r.Grant == nil {
+		return nil
+	}
+	account, tokenEndpoint := key.ServiceAccount()
+	r.Grant.Issuer = cmp.Or(r.Grant.Issuer, account, r.ClientID)
+	if r.Endpoint != "" || r.Issuer != "" {
+		return nil
+	}
+	if r.Endpoint = tokenEndpoint; tokenEndpoint == "" {
+		return errors.New("token_endpoint: missing; give the URL of the token endpoint, which only the key file of a Google service account would tell")
+	}
+	return nil
 }
 
 // template is the token request as it is written, with placeholders and without the signing key.
@@ -87,7 +131,11 @@ func (q *tokenRequest) template() endpoint.Request {
 		Params: h.Params, Headers: h.RequestHeaders, TTL: time.Duration(h.TTL),
 		HasCertificate: hasClientCertificate(h.Transport), CertificateKey: q.certificateKey,
 	}
-	if r.Method().Signs {
+	r.Grant, r.ClientAssertionType = q.grant, q.assertionType
+	if h.ClientAssertion != nil {
+		r.ClientAssertion = h.ClientAssertion.Value
+	}
+	if r.Signs() {
 		r.Assertion = endpoint.NewAssertion(q.assertions, nil)
 	}
 	r.Proofs = q.proofs
@@ -110,6 +158,9 @@ func (q *tokenRequest) grantKey(r endpoint.Request) (endpoint.GrantKey, error) {
 	groups := slices.Concat(r.Fields(), q.template().Fields(), [][]string{{string(transport), q.trust.certificate}})
 	if q.placeholders != nil {
 		groups = append(groups, []string{strconv.Itoa(q.h.MaxTokens)})
+	}
+	if assertion := q.h.ClientAssertion; assertion != nil {
+		groups = append(groups, []string{"client_assertion", assertion.Value})
 	}
 	return endpoint.NewGrantKey(groups...), nil
 }
@@ -146,11 +197,14 @@ func (q *tokenRequest) public(resolved endpoint.Request) endpoint.Request {
 	case q.placeholders != nil:
 		r = q.template()
 		r.Endpoint, _, _ = strings.Cut(r.Endpoint, "?")
+		if r.Endpoint == "" && r.Issuer == "" { // it is in the key's file
+			r.Endpoint = resolved.EndpointName()
+		}
 	case r.Issuer == "":
 		r.Endpoint = r.EndpointName()
 	}
 	return endpoint.Request{
-		Issuer: r.Issuer, Endpoint: r.Endpoint, ClientID: r.ClientID, AuthMethod: r.AuthMethod, Format: r.Format,
+		Issuer: r.Issuer, Endpoint: r.Endpoint, ClientID: cmp.Or(r.ClientName(), resolved.ClientName()), AuthMethod: r.AuthMethod, Format: r.Format,
 		HasCertificate: r.HasCertificate, Scopes: r.Scopes, Audience: r.Audience, Resource: r.Resource,
 	}
 }

@@ -33,7 +33,7 @@ func CheckAssertionType(name string) error {
 	if u, err := url.Parse(name); err == nil && u.IsAbs() && !strings.ContainsAny(name, "{} ") {
 		return nil
 	}
-	return fmt.Errorf("client_assertion: %q is not a type of assertions, which is a URI; write one such as %s, or leave it out for that", name, AssertionTypeJWT)
+	return fmt.Errorf("client_assertion: the type is not a URI; write one such as %s, or leave it out for that", AssertionTypeJWT)
 }
 
 // parseReadyAssertion reads an assertion. It is not verified: that is what the endpoint does. The errors don't quote

@@ -45,12 +45,23 @@ var exampleTests = map[string]func(*testing.T){
 	"myparcel":           func(t *testing.T) { testProviderExample(t, myParcel) },
 	"patients-know-best": func(t *testing.T) { testProviderExample(t, patientsKnowBest) },
 	"private-ca":         testPrivateCA,
-	"quickstart":         testQuickstart,
-	"secret-file":        testSecretFile,
-	"notify":             testNotify,
-	"tracing":            testTracing,
-	"two-apis":           testTwoAPIs,
-	"upload":             testUpload,
+
+	"entra-certificate":       testEntraCertificate,
+	"entra-workload-identity": testEntraWorkloadIdentity,
+	"keycloak-kubernetes":     testKeycloakKubernetes,
+	"spiffe":                  testSPIFFE,
+	"signer":                  testSigner,
+	"google-service-account":  testGoogleServiceAccount,
+	"salesforce":              testSalesforce,
+	"docusign":                testDocuSign,
+	"box":                     testBox,
+
+	"quickstart":  testQuickstart,
+	"secret-file": testSecretFile,
+	"notify":      testNotify,
+	"tracing":     testTracing,
+	"two-apis":    testTwoAPIs,
+	"upload":      testUpload,
 }
 
 // slowExamples are those whose tests wait for tokens to expire or for retries.

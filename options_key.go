@@ -1,0 +1,149 @@
+package oauthcc
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+)
+
+// This file checks the options about what the client signs, or has signed by somebody else.
+
+// grantJWTBearer is the type of the JWT bearer grant.
+const grantJWTBearer = "jwt_bearer"
+
+// mayFindEndpointInKey reports whether the file of the signing key may name the token endpoint.
+func (h *Handler) mayFindEndpointInKey() bool {
+	return h.Grant != nil && h.SigningKey != nil && h.SigningKey.File != ""
+}
+
+// defaultAuthMethod is the method where none is configured.
+func (h *Handler) defaultAuthMethod() string {
+	switch {
+	case h.ClientAssertion != nil:
+		return endpoint.AuthPrivateKeyJWT
+	case h.Grant != nil:
+		return endpoint.AuthNone
+	}
+	return endpoint.AuthSecretBasic
+}
+
+// provisionGrant checks what to ask with.
+func (h *Handler) provisionGrant() error {
+	if h.Grant == nil {
+		return nil
+	}
+	switch {
+	case h.Grant.Type != grantJWTBearer:
+		return fmt.Errorf("grant: unknown type %q; use %s, or leave the option out for the client-credentials grant", h.Grant.Type, grantJWTBearer)
+	case h.SigningKey == nil || h.SigningKey.File == "":
+		return fmt.Errorf("signing_key: missing; grant %s needs the file with the private key: signing_key <file>", grantJWTBearer)
+	case h.AuthMethod == endpoint.AuthSecretJWT:
+		return fmt.Errorf("auth_method: with grant %s the signing_key is for the grant, so that the client can't sign with its secret; use another method", grantJWTBearer)
+	}
+	h.request.grant = &endpoint.JWTGrant{
+		Issuer: h.Grant.Issuer, Subject: h.Grant.Subject, Audience: h.Grant.Audience, ScopeClaim: h.Grant.ScopeClaim,
+		Claims: h.Grant.Claims, Typ: h.SigningKey.Typ, Lifetime: time.Duration(h.Grant.Lifetime),
+	}
+	return h.request.grant.Complete()
+}
+
+// provisionClientAssertion checks the assertion that somebody else has made. It is read by resolve.
+func (h *Handler) provisionClientAssertion() error {
+	if h.ClientAssertion == nil {
+		return nil
+	}
+	h.request.assertionType = cmp.Or(h.ClientAssertion.Type, endpoint.AssertionTypeJWT)
+	switch {
+	case h.ClientAssertion.Value == "":
+		return errors.New("client_assertion: missing; name the file that it is in: client_assertion {file./path/to/file}")
+	case h.AuthMethod != endpoint.AuthPrivateKeyJWT:
+		return fmt.Errorf("client_assertion: auth_method %s does not send one; use %s, or leave auth_method out", h.AuthMethod, endpoint.AuthPrivateKeyJWT)
+	case h.SigningKey != nil && h.Grant == nil:
+		return errors.New("client_assertion: it takes the place of the one that signing_key makes; remove one of them")
+	}
+	return endpoint.CheckAssertionType(h.request.assertionType)
+}
+
+// provisionSigningKey checks how assertions are made. The key itself is read by resolve.
+func (h *Handler) provisionSigningKey() error {
+	method := endpoint.MethodNamed(h.AuthMethod)
+	signsForClient := method.Signs && h.ClientAssertion == nil
+	needsFile := method.Credential == endpoint.CredentialKey && signsForClient || h.Grant != nil
+	if h.SigningKey == nil {
+		if needsFile {
+			return fmt.Errorf("signing_key: missing; auth_method %s needs the file with the private key", h.AuthMethod)
+		}
+		return h.request.assertions.Complete()
+	}
+	switch {
+	case !signsForClient && h.Grant == nil:
+		return fmt.Errorf("signing_key: auth_method %s signs nothing; use %s, or remove it", h.AuthMethod, endpoint.AuthPrivateKeyJWT)
+	case needsFile && h.SigningKey.File == "":
+		return fmt.Errorf("signing_key: no file; auth_method %s needs that of the private key: signing_key <file>", h.AuthMethod)
+	case !needsFile && h.SigningKey.File != "":
+		return fmt.Errorf("signing_key: auth_method %s signs with the client_secret; remove the file, or use %s", h.AuthMethod, endpoint.AuthPrivateKeyJWT)
+	case !signsForClient && h.SigningKey.Audience != "":
+		return errors.New("signing_key: audience is that of the client's assertion, and there is none; write it into the block of grant")
+	case !signsForClient && h.SigningKey.Lifetime != 0:
+		return errors.New("signing_key: lifetime is that of the client's assertion, and there is none; write it into the block of grant")
+	}
+	if err := h.SigningKey.checkCertificate(); err != nil {
+		return err
+	}
+	h.request.assertions = endpoint.AssertionOptions{
+		File: h.SigningKey.File, Alg: h.SigningKey.Alg, KeyID: h.SigningKey.KeyID, Audience: h.SigningKey.Audience,
+		Typ: h.SigningKey.Typ, Lifetime: time.Duration(h.SigningKey.Lifetime), Chain: h.SigningKey.X5C,
+	}
+	if err := h.request.assertions.Complete(); err != nil {
+		return err
+	}
+	if h.SigningKey.File == "" {
+		return nil
+	}
+	p := placeholders{repl: caddy.NewReplacer()}
+	h.request.keyFile = &endpoint.KeyFile{
+		Path: p.value("signing_key", h.SigningKey.File), Alg: h.SigningKey.Alg,
+		Certificate: p.value("signing_key.certificate", h.SigningKey.Certificate),
+	}
+	if p.err == nil && h.request.keyFile.IsReadableByAll() {
+		h.reporter.logger.Warn("every user of this machine can read the signing key; take the right away with chmod o-r",
+			zap.String("signing_key", h.request.keyFile.Path))
+	}
+	return p.err
+}
+
+// checkCertificate refuses a certificate that has no key.
+func (k *SigningKey) checkCertificate() error {
+	switch {
+	case k.Certificate != "" && k.File == "":
+		return errors.New("signing_key: certificate: a secret has none; remove it")
+	case k.X5C && k.Certificate == "":
+		return errors.New("signing_key: x5c: no certificate; write certificate <file> x5c")
+	}
+	return nil
+}
+
+// emptyAssertionError says that the client's assertion is not there, or not yet.
+type emptyAssertionError struct{ error }
+
+// resolveClientAssertion returns the assertion that somebody else has made, without white space around it. Whoever
+// makes it may not have done so yet, which is an emptyAssertionError.
+func (q *tokenRequest) resolveClientAssertion(request standIn) (string, error) {
+	const option = "client_assertion"
+	p := placeholders{repl: caddy.NewReplacer(), request: request}
+	value := strings.TrimSpace(p.perRequest(option, q.h.ClientAssertion.Value))
+	if empty, ok := errors.AsType[emptyValueError](p.err); ok {
+		return "", emptyAssertionError{fmt.Errorf("%s: %w", option, empty)}
+	}
+	if p.err == nil && value == "" {
+		return "", emptyAssertionError{errors.New("client_assertion: empty; whatever writes it has not written it yet")}
+	}
+	return value, p.err
+}
