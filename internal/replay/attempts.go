@@ -47,6 +47,9 @@ func (x *Attempts) End() {
 	}
 	x.saved.free()
 	if x.tape != nil {
+		if x.client.Err() != nil {
+			x.tape.settle()
+		}
 		x.tape.free()
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -69,5 +71,53 @@ func TestOnlyTheContextIsSet(t *testing.T) {
 	setContext(r, ctx)
 	if r.Context() != ctx || !reflect.DeepEqual(r, want) {
 		t.Errorf("got %+v, want %+v", r, want)
+	}
+}
+
+// countingBody counts what it has read without a lock, as the server does for the access log.
+type countingBody struct {
+	left <-chan struct{} // the client has left
+	late time.Duration   // from then to the end of the read
+	n    int
+}
+
+func (b *countingBody) Read([]byte) (int, error) {
+	<-b.left
+	time.Sleep(b.late)
+	b.n++
+	return 0, io.ErrUnexpectedEOF
+}
+
+func (b *countingBody) Close() error { return nil }
+
+// The server looks at its count when the handler is done. A transport can still be reading then, if the client has left.
+func TestEndWaitsForAReadFromAClientThatHasLeft(t *testing.T) {
+	for late, want := range map[time.Duration]time.Duration{time.Millisecond: time.Millisecond, time.Hour: settleTime} {
+		synctest.Test(t, func(t *testing.T) {
+			client, leave := context.WithCancel(t.Context())
+			body := &countingBody{left: client.Done(), late: late}
+			r := httptest.NewRequest(http.MethodPost, "/", body).WithContext(context.WithValue(client, caddyhttp.VarsCtxKey, map[string]any{}))
+			x := new(Attempts)
+			x.Begin(httptest.NewRecorder(), r, judgeFunc(func(status int, _ http.Header) (int, bool) { return status, false }))
+			x.RecordBody(1<<20, &Budget{Limit: 1 << 20}, nil)
+			err := x.SendLast(caddyhttp.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+				go func() { _, _ = io.Copy(io.Discard, r.Body) }()
+				synctest.Wait()
+				leave()
+				return client.Err()
+			}))
+			if err == nil {
+				t.Error("the client has not left")
+			}
+			start := time.Now()
+			x.End()
+			if took := time.Since(start); took != want {
+				t.Errorf("a read that ends after %s holds the request up for %s", late, took)
+			}
+			if late < settleTime && body.n != 1 {
+				t.Errorf("counted %d reads", body.n)
+			}
+			time.Sleep(late)
+		})
 	}
 }

@@ -148,6 +148,30 @@ func (t *tape) isReading() bool {
 	return t.reading
 }
 
+// settleTime is how long the end of a request waits for a read from a client that has left. Such a read ends by itself.
+const settleTime = 100 * time.Millisecond
+
+// settle waits for a read from a client that has left. The server counts what it read, and the access log looks at that
+// count without a lock.
+func (t *tape) settle() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.reading {
+		return
+	}
+	isLate := false
+	timer := time.AfterFunc(settleTime, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		isLate = true
+		t.changed.Broadcast()
+	})
+	defer timer.Stop()
+	for t.reading && !isLate {
+		t.changed.Wait()
+	}
+}
+
 // free gives the budget back at the end of the request.
 func (t *tape) free() {
 	t.mu.Lock()
