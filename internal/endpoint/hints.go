@@ -23,6 +23,9 @@ func (r Request) hintFor(f *Error) string {
 	if hint := r.entraHint(f); hint != "" {
 		return hint
 	}
+	if hint := r.providerHint(f); hint != "" {
+		return hint
+	}
 	switch f.Code {
 	case "invalid_scope":
 		return r.scopeHint()
@@ -38,8 +41,9 @@ func (r Request) hintFor(f *Error) string {
 	if r.mayBeCredential(f) {
 		return r.credentialHint(f)
 	}
-	if f.Code == "unauthorized_client" || f.Code == "unsupported_grant_type" {
-		return r.grantTypeHint()
+	switch f.Code {
+	case "unauthorized_client", "unsupported_grant_type", "invalid_grant":
+		return r.grantTypeHint(f)
 	}
 	return cmp.Or(r.urlHint(f), parameterHint(f))
 }
@@ -112,11 +116,17 @@ func (r Request) mayBeUnread(f *Error) bool {
 	return unread && !r.Method().formsOnly
 }
 
-// grantTypeHint is for a client that can't use the client-credentials grant: unauthorized_client and
-// unsupported_grant_type.
-func (r Request) grantTypeHint() string {
-	if asked := r.Params["grant_type"]; len(asked) > 0 {
-		return "the endpoint may know the grant by another name than that of param grant_type; remove it to ask for client_credentials"
+// grantTypeHint is for a client that can't use the client-credentials grant: unauthorized_client,
+// unsupported_grant_type, and the invalid_grant of servers such as Cognito.
+func (r Request) grantTypeHint(f *Error) string {
+	asked := r.Params["grant_type"]
+	switch {
+	case f.Code == "invalid_grant" && (len(asked) > 0 || !r.Method().SendsSecret):
+		return "" // it is about that grant's parameters, or an assertion
+	case len(asked) > 0:
+		return "the endpoint may know the grant by another name than that of param grant_type, or not allow it to this client; remove that to ask for client_credentials"
+	case f.Code == "unsupported_grant_type":
+		return "the client may not be allowed to use the client-credentials grant, or the endpoint may know it by another name; have it turned on for this client, or set param grant_type as the API's documentation says"
 	}
 	if r.Grant != nil {
 		return "the client may not be allowed to use the JWT bearer grant, or to act for this subject; have it allowed for this client at the authorization server"

@@ -23,8 +23,8 @@ func (r Request) credentialHint(f *Error) string {
 		return hint
 	}
 	hint := cmp.Or(r.method().refusalHint(r, f), parameterHint(f))
-	if f.Code == "unauthorized_client" {
-		hint = r.grantTypeHint() + " (some servers answer so to a wrong secret as well)"
+	if f.Code == "unauthorized_client" && !refusedSecret.MatchString(f.Said) {
+		hint = r.grantTypeHint(f) + " (some servers answer so to a wrong secret as well)"
 	}
 	switch {
 	case !r.Method().SendsSecret:
@@ -64,7 +64,10 @@ func (r Request) mayBeCredential(f *Error) bool {
 	case f.Code == "invalid_request":
 		return f.Said == f.Code || credentialWords.MatchString(f.Said)
 	case f.Code == "unauthorized_client":
-		return f.Status == http.StatusUnauthorized && r.ClientSecret != "" && r.Params["grant_type"] == nil
+		refused := f.Status == http.StatusUnauthorized || refusedSecret.MatchString(f.Said)
+		return refused && r.ClientSecret != "" && r.Params["grant_type"] == nil
+	case f.Code == "access_denied":
+		return f.Status == http.StatusUnauthorized // as Auth0 does
 	case f.Code == "" && f.Status == http.StatusBadRequest:
 		return !f.seen.isPage && (credentialWords.MatchString(f.Said) || f.saysNothing() && r.Method().SendsSecret)
 	}

@@ -38,7 +38,15 @@ func (r Request) entraHint(f *Error) string {
 		return "the secret is wrong; Entra ID shows a secret's ID beside its value, and the value is what client_secret needs"
 	case "7000222":
 		return "the secret has ended; make a new one for the app registration in Entra ID"
-	case "90002":
+	case "700016":
+		return "there is no such application in this tenant; compare client_id with the Application (client) ID, and the tenant in the endpoint's URL with the directory (tenant) ID in Entra ID"
+	case "7000112":
+		return "the application is disabled in Entra ID; have it enabled there"
+	case "7000229":
+		return "the application has no service principal in this tenant; have an administrator consent to it in Entra ID"
+	case "1002012", "70011":
+		return "a client without a user can't choose permissions; set scope to the API's Application ID URI with /.default after it, and give the permissions to the app registration in Entra ID"
+	case "90002", "900023":
 		return "there is no such tenant; compare the tenant in the endpoint's URL with the directory (tenant) ID in Entra ID"
 	case "500011":
 		return "there is no such API in this tenant; compare the part of scope before /.default (or resource) with the API's Application ID URI"

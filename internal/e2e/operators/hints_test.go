@@ -196,7 +196,7 @@ var hintSymptoms = []hintSymptom{
 		answerWith(w, 400, `{"error":"unauthorized_client"}`)
 	}, basicOptions, "", "the client may not be allowed to use the client-credentials grant; have it turned on for this client at the authorization server"},
 	{"a client that may, or another secret", func(w http.ResponseWriter, r *http.Request) {
-		answerWith(w, 401, `{"error":"unauthorized_client","error_description":"Invalid client or Invalid client credentials"}`)
+		answerWith(w, 401, `{"error":"unauthorized_client"}`)
 	}, basicOptions, "", "the client may not be allowed to use the client-credentials grant; have it turned on for this client at the authorization server (some servers answer so to a wrong secret as well), or find out with --try-methods"},
 	{"another grant", func(w http.ResponseWriter, r *http.Request) {
 		answerWith(w, 400, `{"error":"unsupported_grant_type"}`)
