@@ -38,6 +38,8 @@ var providerRefusals = []providerRefusal{
 	// PingOne
 	{said: regexp.MustCompile(`\bRequest denied: Unsupported authentication method\b`),
 		hint: "the client is to use another method than auth_method has; write the one that it has at the authorization server", guided: true},
+	{said: regexp.MustCompile(`\bMay not request scopes for multiple resources\b`),
+		hint: "the scopes are of several resources; ask for those of one, and have another oauth_cc for the other"},
 }
 
 // providerHint is for refusals whose cause a provider's words name.

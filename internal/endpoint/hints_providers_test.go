@@ -51,6 +51,8 @@ func TestHintsForWhatProvidersSay(t *testing.T) {
 			"the client is to use another method than auth_method has; write the one that it has at the authorization server, or find out with --try-methods"},
 		{"PingOne, method without a secret", AuthNone, 401, `{"error":"invalid_client","error_description":"Request denied: Unsupported authentication method (Correlation ID: 1)"}`,
 			"the client is to use another method than auth_method has; write the one that it has at the authorization server"},
+		{"PingOne, scopes of two resources", AuthSecretBasic, 400, `{"error":"invalid_scope","error_description":"May not request scopes for multiple resources"}`,
+			"the scopes are of several resources; ask for those of one, and have another oauth_cc for the other"},
 
 		{"Cognito, grant", AuthSecretBasic, 400, `{"error":"invalid_grant"}`, mayNot},
 		{"another grant's parameters", AuthPrivateKeyJWT, 400, `{"error":"invalid_grant"}`, ""},

@@ -26,7 +26,7 @@ import (
 
 // paged are the providers with a page.
 var paged = []*providerSpec{
-	applixure, genesysCloud, myParcel, patientsKnowBest,
+	cognito, applixure, auth0, genesysCloud, keycloak, entraID, myParcel, okta, patientsKnowBest, pingFederate, pingOne,
 }
 
 // pageMistake is a row of what a page says goes wrong.
