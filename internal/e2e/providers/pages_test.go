@@ -26,7 +26,8 @@ import (
 
 // paged are the providers with a page.
 var paged = []*providerSpec{
-	cognito, applixure, auth0, genesysCloud, keycloak, entraID, myParcel, okta, patientsKnowBest, pingFederate, pingOne,
+	apigee, applixure, auth0, cognito, ebay, entraID, genesysCloud, keycloak, myParcel, okta, patientsKnowBest, payPal,
+	pingFederate, pingOne, ups, zoom,
 }
 
 // pageMistake is a row of what a page says goes wrong.
