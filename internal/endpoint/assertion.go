@@ -41,13 +41,18 @@ func (o *AssertionOptions) Complete() error {
 	if strings.ContainsAny(o.Typ, "{}") {
 		return fmt.Errorf("signing_key: typ: %q is no media type, and placeholders can't be used in it; write one such as JWT", o.Typ)
 	}
+	return completeLifetime("signing_key", &o.Lifetime)
+}
+
+// completeLifetime applies the default of an assertion's lifetime, and refuses values that make no sense.
+func completeLifetime(option string, lifetime *time.Duration) error {
 	switch {
-	case o.Lifetime == 0:
-		o.Lifetime = defaultAssertionLifetime
-	case o.Lifetime < 0:
-		return fmt.Errorf("signing_key: lifetime: must be longer than zero, such as %s", defaultAssertionLifetime)
-	case o.Lifetime < time.Second:
-		return fmt.Errorf("signing_key: lifetime: times in an assertion are in whole seconds; use at least 1s, such as %s", defaultAssertionLifetime)
+	case *lifetime == 0:
+		*lifetime = defaultAssertionLifetime
+	case *lifetime < 0:
+		return fmt.Errorf("%s: lifetime: must be longer than zero, such as %s", option, defaultAssertionLifetime)
+	case *lifetime < time.Second:
+		return fmt.Errorf("%s: lifetime: times in an assertion are in whole seconds; use at least 1s, such as %s", option, defaultAssertionLifetime)
 	}
 	return nil
 }

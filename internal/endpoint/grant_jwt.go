@@ -19,11 +19,8 @@ import (
 // grantTypeJWT is the grant_type of the JWT bearer grant (RFC 7523 §2.1).
 const grantTypeJWT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
-// The defaults of JWTGrant. Servers that know types of assertions at all know this one.
-const (
-	defaultGrantTyp      = "JWT"
-	defaultGrantLifetime = time.Minute
-)
+// defaultGrantTyp is the default of JWTGrant.Typ. Servers that know types of assertions at all know this one.
+const defaultGrantTyp = "JWT"
 
 // JWTGrant says for whom a token is asked by the JWT bearer grant. Request.Assertion signs with its key, and
 // ignores what is for the client's own assertion: audience, typ and lifetime.
@@ -43,13 +40,8 @@ var ownClaims = []string{"iss", "sub", "aud", "exp", "iat", "nbf", "jti"}
 // Complete applies the defaults of Typ and Lifetime, and refuses values that make no sense.
 func (g *JWTGrant) Complete() error {
 	g.Typ = cmp.Or(g.Typ, defaultGrantTyp)
-	switch {
-	case g.Lifetime == 0:
-		g.Lifetime = defaultGrantLifetime
-	case g.Lifetime < 0:
-		return fmt.Errorf("grant: lifetime: must be longer than zero, such as %s", defaultGrantLifetime)
-	case g.Lifetime < time.Second:
-		return fmt.Errorf("grant: lifetime: times in an assertion are in whole seconds; use at least 1s, such as %s", defaultGrantLifetime)
+	if err := completeLifetime("grant", &g.Lifetime); err != nil {
+		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(g.Claims)) {
 		switch {
