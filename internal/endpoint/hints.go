@@ -125,11 +125,10 @@ func (r Request) grantTypeHint(f *Error) string {
 		return "" // it is about that grant's parameters, or an assertion
 	case len(asked) > 0:
 		return "the endpoint may know the grant by another name than that of param grant_type, or not allow it to this client; remove that to ask for client_credentials"
+	case r.Grant != nil:
+		return "the client may not be allowed to use the JWT bearer grant, or to act for this subject; have it allowed for this client at the authorization server"
 	case f.Code == "unsupported_grant_type":
 		return "the client may not be allowed to use the client-credentials grant, or the endpoint may know it by another name; have it turned on for this client, or set param grant_type as the API's documentation says"
-	}
-	if r.Grant != nil {
-		return "the client may not be allowed to use the JWT bearer grant, or to act for this subject; have it allowed for this client at the authorization server"
 	}
 	return "the client may not be allowed to use the client-credentials grant; have it turned on for this client at the authorization server"
 }

@@ -93,4 +93,8 @@ func TestHintForAnUnknownGrantNamesParam(t *testing.T) {
 	if want := "the endpoint may know the grant by another name than that of param grant_type, or not allow it to this client; remove that to ask for client_credentials"; failure.Hint != want {
 		t.Errorf("got %q, want %q", failure.Hint, want)
 	}
+	_, failure = askOnce(t, refusal, grantRequest(t, JWTGrant{Issuer: "app"}))
+	if want := "the client may not be allowed to use the JWT bearer grant, or to act for this subject; have it allowed for this client at the authorization server"; failure.Hint != want {
+		t.Errorf("got %q, want %q", failure.Hint, want)
+	}
 }
