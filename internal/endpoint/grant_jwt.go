@@ -98,11 +98,11 @@ func (g *JWTGrant) audience(r Request) string { return cmp.Or(g.Audience, r.Issu
 
 // fields returns what distinguishes one grant from another, for Request.Key.
 func (g *JWTGrant) fields() []string {
-	fields := []string{grantTypeJWT, g.Issuer, g.Subject, g.Audience, strconv.FormatBool(g.ScopeClaim), g.Typ, g.Lifetime.String()}
+	claims := make([]string, 0, 2*len(g.Claims))
 	for _, name := range slices.Sorted(maps.Keys(g.Claims)) {
-		fields = append(fields, name, g.Claims[name])
+		claims = append(claims, name, g.Claims[name])
 	}
-	return fields
+	return append([]string{grantTypeJWT, g.Issuer, g.Subject, g.Audience, strconv.FormatBool(g.ScopeClaim), g.Typ, g.Lifetime.String()}, claims...)
 }
 
 // refusesGrant reports whether the endpoint refused the assertion that is the grant. Its key can have been replaced.

@@ -136,8 +136,7 @@ func entraServer(t *testing.T, key any, thumbprint func(header map[string]any) b
 func testEntraCertificate(t *testing.T) {
 	certFile, keyFile, certificate := exampleRSACertificate(t)
 	upstream := gatewaytest.StartAPI(t)
-	var s *assertionServer
-	s = entraServer(t, certificate.PublicKey, func(header map[string]any) bool {
+	s := entraServer(t, certificate.PublicKey, func(header map[string]any) bool {
 		by256, by1 := sha256.Sum256(certificate.Raw), sha1.Sum(certificate.Raw)
 		encode := base64.RawURLEncoding.EncodeToString
 		return header["alg"] == "PS256" && header["typ"] == "JWT" && header["x5t#S256"] == encode(by256[:]) && header["x5t"] == encode(by1[:]) && header["x5c"] == nil
