@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/mask"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/table"
 )
 
 // WriteJSON writes results for programs, as an indented list.
@@ -22,42 +21,29 @@ func WriteJSON(out io.Writer, results []Result) error {
 
 // WriteTable writes results for people: a row for each, and its remarks below it.
 func WriteTable(out io.Writer, results []Result) error {
-	heading := []string{"ENDPOINT", "CLIENT", "METHOD", "RESULT", "TYPE", "LIFETIME", "SCOPE"}
-	widths := make([]int, len(heading)) // in characters, as scopes and ids need not be ASCII
-	measure := func(row []string) {
-		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
-		}
-	}
-	measure(heading)
-	rows := make([][]string, 0, len(results))
+	t := table.Table{Columns: []table.Column{
+		{Name: "ENDPOINT", Least: 24}, {Name: "CLIENT", Least: 10}, {Name: "METHOD"}, {Name: "RESULT", Tells: true}, {Name: "TYPE"}, {Name: "LIFETIME"},
+		{Name: "SCOPE", Least: 10},
+	}}
 	for _, r := range results {
-		row := r.row()
-		measure(row)
-		rows = append(rows, row)
+		t.Rows = append(t.Rows, table.Row{Cells: r.row(), Mood: r.mood(), Remarks: r.remarks()})
 	}
-	var text strings.Builder
-	// Not text/tabwriter, whose columns end at a line without tabs, such as a remark.
-	write := func(row []string) {
-		var line strings.Builder
-		for i, cell := range row {
-			line.WriteString(cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2))
-		}
-		text.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+	return t.Write(out, table.StyleOf(out))
+}
+
+// mood returns the colour of the result.
+func (r Result) mood() table.Mood {
+	switch {
+	case r.failed():
+		return table.Bad
+	case r.Result == resultGranted:
+		return table.Good
 	}
-	write(heading)
-	for i, row := range rows {
-		write(row)
-		for _, remark := range results[i].remarks() {
-			text.WriteString("    " + remark + "\n")
-		}
-	}
-	_, err := io.WriteString(out, text.String())
-	return err
+	return table.Plain
 }
 
 // row returns the cells of a result. They are quoted, as scopes come from the endpoint and could
-// contain control characters of a terminal.
+// look like a token.
 func (r Result) row() []string {
 	result, lifetime := r.Result, ""
 	switch {
@@ -76,9 +62,7 @@ func (r Result) row() []string {
 	}
 	row := []string{endpoint, r.ClientID, r.AuthMethod, result, r.TokenType, lifetime, r.Scope}
 	for i, cell := range row {
-		if row[i] = (mask.Secrets{}).Quote(cell); cell == "" {
-			row[i] = "-"
-		}
+		row[i] = (mask.Secrets{}).Quote(cell)
 	}
 	return row
 }
