@@ -8,9 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokenlist"
 )
 
 func init() {
@@ -29,7 +30,7 @@ func init() {
 // adminAPI lets operators list, renew and forget tokens on Caddy's admin endpoint, under Caddy's own rules of
 // access:
 //
-//	GET    /oauth_cc/tokens               what is known of each token
+//	GET    /oauth_cc/tokens               what is known of each token, or of those that a filter has
 //	POST   /oauth_cc/tokens/{id}/refresh  fetches another one, and ends a pause
 //	DELETE /oauth_cc/tokens/{id}          forgets it, and ends a pause
 //	GET    /oauth_cc/ready                whether there is a token for each static grant
@@ -72,70 +73,49 @@ func allowMethods(handler caddy.AdminHandlerFunc, methods ...string) caddy.Admin
 	})
 }
 
-// defaultListed is how many tokens are listed without ?limit=.
-const defaultListed = 1000
-
-// tokenList is the answer to GET /oauth_cc/tokens.
-type tokenList struct {
-	Tokens  []tokenStatus `json:"tokens"`
-	Omitted int           `json:"omitted,omitempty"` // more than were asked for
-}
-
-// tokenStatus describes a grant and its token, if it has one. Nothing in it is secret.
-type tokenStatus struct {
-	ID         string            `json:"id"`
-	Endpoint   string            `json:"endpoint,omitempty"`
-	Issuer     string            `json:"issuer,omitempty"`
-	ClientID   string            `json:"client_id,omitempty"`
-	AuthMethod string            `json:"auth_method"`
-	Scopes     []string          `json:"scopes,omitempty"`
-	Audience   []string          `json:"audience,omitempty"`
-	Resource   []string          `json:"resource,omitempty"`
-	Values     map[string]string `json:"values,omitempty"` // of the placeholders of the request
-
-	State         string     `json:"state"`                 // fresh, stale, due, expired or none
-	Token         string     `json:"token,omitempty"`       // the name of it that logs use
-	Generation    uint64     `json:"generation,omitempty"`  // counts the tokens of this grant
-	Shared        bool       `json:"shared,omitempty"`      // another gateway has got it
-	ObtainedAt    *time.Time `json:"obtained_at,omitempty"` // when it was asked for
-	StaleFrom     *time.Time `json:"stale_from,omitempty"`  // then it is renewed ahead
-	ExpiresAt     *time.Time `json:"expires_at,omitempty"`
-	RejectedSince *time.Time `json:"rejected_since,omitempty"` // by the upstream, which has accepted it for nothing since
-
-	Requests      uint64        `json:"requests"` // that were given a token
-	Fetches       uint64        `json:"fetches"`
-	FailedFetches uint64        `json:"failed_fetches"`
-	Fetching      bool          `json:"fetching,omitempty"`
-	LastError     *failedStatus `json:"last_error,omitempty"` // also of a failure that is over
-	NextTry       *time.Time    `json:"next_try,omitempty"`   // in a pause after a failure
-}
-
-// failedStatus describes a failed fetch.
-type failedStatus struct {
-	Error  string    `json:"error"`            // as {http.oauth_cc.error}
-	Status int       `json:"status,omitempty"` // HTTP status of the answer
-	At     time.Time `json:"at"`
-}
-
 func (adminAPI) list(w http.ResponseWriter, r *http.Request) error {
-	limit := defaultListed
-	if text := r.URL.Query().Get("limit"); text != "" {
-		var err error
-		if limit, err = strconv.Atoi(text); err != nil || limit < 0 {
-			return caddy.APIError{HTTPStatus: http.StatusBadRequest, Err: errors.New("limit: not a number of tokens; write one such as 100")}
-		}
+	filter, err := tokenlist.ParseFilter(r.URL.Query())
+	if err != nil {
+		return caddy.APIError{HTTPStatus: http.StatusBadRequest, Err: err}
 	}
-	list := tokenList{Tokens: []tokenStatus{}}
+	all := namedHandlers()
+	list := tokenlist.List{Tokens: []tokenlist.Token{}, Handlers: len(all)}
 	now := time.Now()
-	for _, h := range namedHandlers() {
-		grants := h.tokens.allGrants()
-		listed := min(len(grants), limit-len(list.Tokens))
-		for _, g := range grants[:listed] {
-			list.Tokens = append(list.Tokens, h.named(g).status(now))
+	for _, h := range all {
+		if !strings.HasPrefix(h.id, filter.IDPrefix) && !strings.HasPrefix(filter.IDPrefix, h.id) {
+			continue
 		}
-		list.Omitted += len(grants) - listed
+		for _, g := range h.tokens.allGrants() {
+			if !h.isAskedFor(filter, g) {
+				continue
+			}
+			isFull := len(list.Tokens) == filter.Limit
+			if isFull && len(filter.States) == 0 { // there can be many
+				list.Omitted++
+				continue
+			}
+			s := g.Snapshot()
+			switch {
+			case !filter.HasState(s.State(now, h.tokens.ahead)):
+			case isFull:
+				list.Omitted++
+			default:
+				list.Tokens = append(list.Tokens, h.named(g).describe(s, now))
+			}
+		}
 	}
 	return answerJSON(w, http.StatusOK, list)
+}
+
+// isAskedFor reports whether a filter has the values and the id of a grant.
+func (h namedHandler) isAskedFor(f tokenlist.Filter, g *tokencache.Grant) bool {
+	if len(f.Values) > 0 {
+		unnamed := namedGrant{h: h.Handler, grant: g} // a name takes longer than all else, and there can be many
+		if !f.HasValues(slices.Collect(maps.Values(unnamed.values()))) {
+			return false
+		}
+	}
+	return f.IDPrefix == "" || strings.HasPrefix(h.named(g).id, f.IDPrefix)
 }
 
 func (adminAPI) drop(w http.ResponseWriter, r *http.Request) error {
@@ -177,9 +157,9 @@ func (adminAPI) refresh(w http.ResponseWriter, r *http.Request) error {
 
 // readiness is the answer to GET /oauth_cc/ready.
 type readiness struct {
-	Ready    bool          `json:"ready"`
-	Starting bool          `json:"starting,omitempty"` // no configuration with sites runs
-	Missing  []tokenStatus `json:"missing,omitempty"`
+	Ready    bool              `json:"ready"`
+	Starting bool              `json:"starting,omitempty"` // no configuration with sites runs
+	Missing  []tokenlist.Token `json:"missing,omitempty"`
 }
 
 // ready reports whether each static grant has a token. It also starts a fetch for each that is missing: a load
@@ -326,10 +306,15 @@ func (n namedGrant) values() map[string]string {
 }
 
 // status describes the grant at now.
-func (n namedGrant) status(now time.Time) tokenStatus {
+func (n namedGrant) status(now time.Time) tokenlist.Token {
+	return n.describe(n.grant.Snapshot(), now)
+}
+
+// describe describes the grant by a snapshot of it.
+func (n namedGrant) describe(s tokencache.Snapshot, now time.Time) tokenlist.Token {
 	source := grantSource{h: n.h, grant: n.grant}
-	s, public := n.grant.Snapshot(), source.public()
-	status := tokenStatus{
+	public := source.public()
+	status := tokenlist.Token{
 		ID: n.id, Endpoint: public.Endpoint, Issuer: public.Issuer, ClientID: public.ClientID, AuthMethod: public.AuthMethod,
 		Scopes: public.Scopes, Audience: public.Audience, Resource: public.Resource, Values: n.values(),
 		State: s.State(now, n.h.tokens.ahead).String(), Requests: s.Uses, Fetches: s.History.Fetches, FailedFetches: s.History.Failures, Fetching: s.Fetching,
@@ -342,7 +327,11 @@ func (n namedGrant) status(now time.Time) tokenStatus {
 		}
 	}
 	if failure := s.History.LastFailure; failure != nil {
-		status.LastError = &failedStatus{Error: failure.ErrorCode(), Status: failure.Status, At: *shownTime(s.History.FailedAt)}
+		status.LastError = &tokenlist.Failure{
+			Error: failure.ErrorCode(), Status: failure.Status,
+			Detail: failure.Detail, EndpointMessage: failure.Said, Hint: hintAfter(failure, s.History.KnownBefore),
+			At: *shownTime(s.History.FailedAt),
+		}
 	}
 	if s.NextTry.After(now) {
 		status.NextTry = shownTime(s.NextTry)

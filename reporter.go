@@ -93,13 +93,19 @@ func failureFields(failure *endpoint.Error) []zap.Field {
 
 func logFailure(logger *zap.Logger, o tokencache.Outcome) {
 	failure := *o.Failure
-	if o.Known {
-		failure.Hint = failure.HintAfterGrants()
-	}
+	failure.Hint = hintAfter(o.Failure, o.Known)
 	fields := append(failureFields(&failure), zap.Duration("next_try", time.Until(o.RetryAt)))
 	if o.Usable && !o.Rejected && o.Trigger != tokencache.TriggerRejected {
 		logger.Warn("token not renewed; the current token stays in use", fields...)
 		return
 	}
 	logger.Error("no token obtained", fields...)
+}
+
+// hintAfter is the hint about a failure. known tells that the grant has had a token before.
+func hintAfter(failure *endpoint.Error, known bool) string {
+	if known {
+		return failure.HintAfterGrants()
+	}
+	return failure.Hint
 }

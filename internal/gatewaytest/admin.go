@@ -43,9 +43,19 @@ type TokenStatus struct {
 
 // FailedStatus is what is told of a fetch that failed.
 type FailedStatus struct {
-	Error  string    `json:"error"`            // as {http.oauth_cc.error}
-	Status int       `json:"status,omitempty"` // HTTP status of the answer
-	At     time.Time `json:"at"`
+	Error           string    `json:"error"`                      // as {http.oauth_cc.error}
+	Status          int       `json:"status,omitempty"`           // HTTP status of the answer
+	Detail          string    `json:"detail,omitempty"`           // in our words
+	EndpointMessage string    `json:"endpoint_message,omitempty"` // in the endpoint's words, masked
+	Hint            string    `json:"hint,omitempty"`             // what may help
+	At              time.Time `json:"at"`
+}
+
+// TokenList is the answer to a request for tokens.
+type TokenList struct {
+	Tokens   []TokenStatus `json:"tokens"`
+	Omitted  int           `json:"omitted"`  // more than were asked for
+	Handlers int           `json:"handlers"` // of the running configuration
 }
 
 // Readiness is whether there are tokens.
@@ -65,10 +75,7 @@ func (g *Gateway) Tokens() []TokenStatus {
 	if !strings.Contains(a.Body, `"tokens":[`) {
 		g.T.Errorf("no array: %s", a.Body)
 	}
-	var list struct {
-		Tokens  []TokenStatus `json:"tokens"`
-		Omitted int           `json:"omitted"`
-	}
+	var list TokenList
 	DecodeStrictly(g.T, a.Body, &list)
 	return list.Tokens
 }

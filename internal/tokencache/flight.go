@@ -171,10 +171,10 @@ func (g *Grant) land(f *flight, result Fetched) Outcome {
 	}
 	switch {
 	case result.Failure == nil:
-		g.history.count(result, now)
+		g.history.count(result, now, g.generation > 0)
 		g.landTokenLocked(f, &o)
 	case !abandoned:
-		g.history.count(result, now)
+		g.history.count(result, now, g.generation > 0)
 		g.landFailureLocked(f, now, &o)
 	default: // it failed because it was cancelled, which says nothing about the endpoint
 		o.Usable = g.liveLocked(now) != nil

@@ -37,16 +37,19 @@ func (s Snapshot) State(now time.Time, ahead RefreshAhead) TokenState {
 // History counts the fetches of a grant, for as long as the process has kept it.
 type History struct {
 	Fetches, Failures uint64
-	LastFailure       *endpoint.Error // nil if there was none
-	FailedAt          time.Time
+
+	// The last failure.
+	LastFailure *endpoint.Error // nil if there was none
+	FailedAt    time.Time
+	KnownBefore bool // the grant had had a token before it
 }
 
-// count counts a fetch that has ended.
-func (h *History) count(result Fetched, now time.Time) {
+// count counts a fetch that has ended. known tells that the grant has had a token before.
+func (h *History) count(result Fetched, now time.Time, known bool) {
 	h.Fetches++
 	if result.Failure != nil {
 		h.Failures++
-		h.LastFailure, h.FailedAt = result.Failure, now
+		h.LastFailure, h.FailedAt, h.KnownBefore = result.Failure, now, known
 	}
 }
 

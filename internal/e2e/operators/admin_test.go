@@ -1,6 +1,7 @@
 package operators
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"slices"
@@ -101,6 +102,119 @@ func TestAdminTellsOfFailures(t *testing.T) {
 	}
 	if last := g.Logs.With("token obtained"); len(last) != 1 || last[0]["trigger"] != "operator" {
 		t.Errorf("logged %v", last)
+	}
+}
+
+// The list has the words of the log.
+func TestAdminTellsWhatMayHelp(t *testing.T) {
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	refuse := func(w http.ResponseWriter, r *http.Request, _ int) {
+		_, secret, _ := r.BasicAuth()
+		w.WriteHeader(http.StatusUnauthorized)
+		fmt.Fprintf(w, `{"error":"invalid_client","error_description":"no %s here"}`, secret)
+	}
+	endpoint.SetAnswer(refuse)
+	g := gatewaytest.StartWithAdmin(t, endpoint.Options()+upstream.Proxy())
+	told := func(want gatewaytest.FailedStatus) {
+		t.Helper()
+		got := g.Token().LastError
+		if got == nil {
+			t.Fatal("no error")
+		}
+		want.At = got.At
+		if *got != want {
+			t.Errorf("told %+v, want %+v", *got, want)
+		}
+		for _, entry := range g.Logs.With("no token obtained") {
+			if hint, _ := entry["hint"].(string); entry["error"] == want.Error && hint != want.Hint {
+				t.Errorf("logged %v", entry)
+			}
+		}
+	}
+	id := g.Token().ID
+	g.Ask(http.MethodPost, "tokens/"+id+"/refresh")
+	told(gatewaytest.FailedStatus{Error: "invalid_client", Status: 401, EndpointMessage: "invalid_client no *** here",
+		Hint: "the id or the secret may be wrong, or the endpoint may want them sent in another way; --try-methods finds out which"})
+
+	endpoint.SetAnswer(func(w http.ResponseWriter, _ *http.Request, _ int) { fmt.Fprint(w, `{}`) })
+	g.Ask(http.MethodPost, "tokens/"+id+"/refresh")
+	told(gatewaytest.FailedStatus{Error: "invalid_response", Status: 200, Detail: "the answer has no access_token"})
+
+	// The hint of that time stays, also when there is a token since.
+	endpoint.SetAnswer(refuse)
+	g.Ask(http.MethodPost, "tokens/"+id+"/refresh")
+	before := g.Token().LastError
+	endpoint.SetAnswer(nil)
+	g.Ask(http.MethodPost, "tokens/"+id+"/refresh")
+	told(*before)
+	endpoint.SetAnswer(refuse)
+	g.Ask(http.MethodDelete, "tokens/"+id)
+	g.Get("/")
+	if hint := g.Token().LastError.Hint; !strings.HasPrefix(hint, "the endpoint has taken this client's credential before") {
+		t.Errorf("told %q", hint)
+	}
+	if last := g.Logs.With("no token obtained"); last[len(last)-1]["hint"] != g.Token().LastError.Hint {
+		t.Errorf("logged %v", last[len(last)-1])
+	}
+}
+
+func TestAdminFindsTokens(t *testing.T) {
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	endpoint.SetAnswer(func(w http.ResponseWriter, r *http.Request, _ int) {
+		if id, _, _ := r.BasicAuth(); id == "bad" {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
+		endpoint.Grant(w)
+	})
+	g := gatewaytest.StartWithAdmin(t, "handle /one {\n"+endpoint.Options("scope one")+upstream.Proxy()+"}\n"+
+		"handle {\n"+strings.Replace(endpoint.Options("scope {http.request.host}", "param key {http.request.header.X-Key}"), "client_id app", "client_id {http.request.header.X-Tenant}", 1)+upstream.Proxy()+"}\n")
+	for _, tenant := range []string{"acme", "Acme-Europe", "globex", "bad"} {
+		req := gatewaytest.ClientRequest(t, http.MethodGet, g.URL("/"), nil)
+		req.Header.Set("X-Tenant", tenant)
+		req.Header.Set("X-Key", "key-canary")
+		g.Do(req)
+	}
+	find := func(query string) (found []string, list gatewaytest.TokenList) {
+		t.Helper()
+		a := g.Ask(http.MethodGet, "tokens?"+query)
+		gatewaytest.DecodeStrictly(t, a.Body, &list)
+		for _, token := range list.Tokens {
+			found = append(found, cmp.Or(token.Values["http.request.header.X-Tenant"], "one"))
+		}
+		slices.Sort(found)
+		return found, list
+	}
+	for query, want := range map[string]string{
+		"": "Acme-Europe acme bad globex one", "state=fresh": "Acme-Europe acme globex", "state=none": "bad one", "state=none&value=bad": "bad",
+		"state=none&state=fresh": "Acme-Europe acme bad globex one", "state=expired": "", "value=acme": "Acme-Europe acme", "value=ACME&value=europe": "Acme-Europe",
+		"value=127.0.0.1&value=glob": "globex", "value=nobody": "", "value=canary": "",
+	} {
+		if found, list := find(query); strings.Join(found, " ") != want || list.Handlers != 2 || list.Omitted != 0 {
+			t.Errorf("%q finds %q of %d handlers, %d omitted, want %q", query, found, list.Handlers, list.Omitted, want)
+		}
+	}
+	// The limit is for what is found.
+	if found, list := find("state=none&value=bad&limit=1"); strings.Join(found, " ") != "bad" || list.Omitted != 0 {
+		t.Errorf("found %q, %d omitted", found, list.Omitted)
+	}
+	if found, list := find("value=acme&limit=1"); len(found) != 1 || list.Omitted != 1 {
+		t.Errorf("found %q, %d omitted", found, list.Omitted)
+	}
+	_, all := find("")
+	for _, token := range all.Tokens {
+		for _, prefix := range []string{token.ID, token.ID[:len(token.ID)-1]} {
+			if _, list := find("id=" + prefix); len(list.Tokens) != 1 || list.Tokens[0].ID != token.ID {
+				t.Errorf("%s finds %+v", prefix, list)
+			}
+		}
+	}
+	if a := g.Ask(http.MethodGet, "tokens?state=broken"); a.Status != http.StatusBadRequest || a.Body != `{"error":"state: there is no state \"broken\"; write none, fresh, stale, due or expired"}`+"\n" {
+		t.Errorf("got %d %s", a.Status, a.Body)
+	}
+	g.Reload("respond nothing")
+	if _, list := find(""); list.Handlers != 0 {
+		t.Errorf("%d handlers", list.Handlers)
 	}
 }
 
