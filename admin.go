@@ -318,6 +318,7 @@ func (n namedGrant) describe(s tokencache.Snapshot, now time.Time) tokenlist.Tok
 		ID: n.id, Endpoint: public.Endpoint, Issuer: public.Issuer, ClientID: public.ClientID, AuthMethod: public.AuthMethod,
 		Scopes: public.Scopes, Audience: public.Audience, Resource: public.Resource, Values: n.values(),
 		State: s.State(now, n.h.tokens.ahead).String(), Requests: s.Uses, Fetches: s.History.Fetches, FailedFetches: s.History.Failures, Fetching: s.Fetching,
+		Failing: !s.NextTry.IsZero(),
 	}
 	if t := s.Token; t != nil {
 		status.Token, status.Generation, status.Shared = tokencache.Fingerprint(t.Value), t.Generation, t.Adopted

@@ -192,10 +192,12 @@ func (a *aviary) endure(s gatewaytest.TokenStatus) {
 	again := func() {
 		if s.Values == nil {
 			a.operate(http.MethodPost, "tokens/"+s.ID+"/refresh")
+			a.operate(http.MethodGet, "tokens?id="+s.ID) // has the endpoint's words
 			return
 		}
 		a.operate(http.MethodDelete, "tokens/"+s.ID)
 		a.visit("tenant", "ok")
+		a.operate(http.MethodGet, "tokens?id="+s.ID)
 	}
 	for _, speak := range gatewaytest.Speeches {
 		a.parrot.Says(func(w http.ResponseWriter, heard []string) { speak(w, strings.Join(heard, " ")) })

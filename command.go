@@ -34,7 +34,7 @@ proxies.
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Args = cobra.NoArgs // so that a subcommand that is not there is an error
 			cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-			cmd.AddCommand(newCheckCommand())
+			cmd.AddCommand(newCheckCommand(), newTokensCommand())
 		},
 	})
 }

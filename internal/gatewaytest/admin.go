@@ -37,6 +37,7 @@ type TokenStatus struct {
 	Fetches       uint64        `json:"fetches"`
 	FailedFetches uint64        `json:"failed_fetches"`
 	Fetching      bool          `json:"fetching,omitempty"`
+	Failing       bool          `json:"failing,omitempty"`    // the last fetch failed
 	LastError     *FailedStatus `json:"last_error,omitempty"` // also of a failure that is over
 	NextTry       *time.Time    `json:"next_try,omitempty"`   // in a pause after a failure
 }

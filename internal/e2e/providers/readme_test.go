@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -36,6 +37,56 @@ func TestReadmeShowsTheCheck(t *testing.T) {
 			if !shown {
 				t.Errorf("with %q the README does not show %q", secret, line)
 			}
+		}
+	}
+}
+
+// What the README shows of the tokens is what is printed of such, but for times, ids and names of tokens.
+func TestReadmeShowsTheTokens(t *testing.T) {
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	ended := func(w http.ResponseWriter, r *http.Request, _ int) {
+		if id, _, _ := r.BasicAuth(); id == "reports" {
+			w.Header().Set("Retry-After", "3000") // longer than any test takes
+			http.Error(w, `{"error":"invalid_client","error_description":"the secret has ended"}`, http.StatusUnauthorized)
+			return
+		}
+		endpoint.Grant(w)
+	}
+	endpoint.SetAnswer(ended)
+	client := func(name string) string {
+		return "handle /" + name + " {\n" + strings.Replace(endpoint.Options(), "client_id app", "client_id "+name, 1) + upstream.Proxy() + "}\n"
+	}
+	g := gatewaytest.StartWithAdmin(t, client("orders")+client("reports"))
+	g.Get("/orders")
+	g.Get("/reports")
+	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	differing := regexp.MustCompile(`\b(([0-9]+[smhd])+|[0-9a-f]{8}|[0-9a-f]{12})\b`)
+	shown := make(map[string]bool)
+	comparable := func(line string) string {
+		return strings.Join(strings.Fields(differing.ReplaceAllString(line, "…")), " ")
+	}
+	for line := range strings.Lines(string(readme)) {
+		shown[comparable(line)] = true
+	}
+	wantShown := func(args ...string) {
+		t.Helper()
+		p := gatewaytest.CaddyProcess(t, append([]string{"oauth-cc", "tokens", "--address", g.Admin}, args...)...)
+		p.RunTo(t, 0)
+		out := strings.ReplaceAll(p.Output.String(), endpoint.URL+"/token", "https://auth.example.com/oauth/token")
+		for line := range strings.Lines(out) {
+			if !shown[comparable(line)] {
+				t.Errorf("the README does not show %q", line)
+			}
+		}
+	}
+	wantShown()
+	endpoint.SetAnswer(nil)
+	for _, token := range g.Tokens() {
+		if token.ClientID == "reports" {
+			wantShown("refresh", token.ID[:6])
 		}
 	}
 }

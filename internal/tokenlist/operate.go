@@ -1,0 +1,167 @@
+package tokenlist
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/table"
+)
+
+// Operator does what "caddy oauth-cc tokens" is asked to do.
+type Operator struct {
+	Gateway *Gateway
+	Out     io.Writer
+	Err     io.Writer // gets what is no JSON, where Out has to be JSON
+
+	// For lists.
+	Filter Filter
+	JSON   bool // prints the answer as it is
+}
+
+// List prints the tokens.
+func (o Operator) List(ctx context.Context) error {
+	text, err := o.listed(ctx, table.StyleOf(o.Out))
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(o.Out, text)
+	return err
+}
+
+// listed returns what List prints.
+func (o Operator) listed(ctx context.Context, s table.Style) (string, error) {
+	list, a, err := o.Gateway.list(ctx, o.Filter)
+	switch {
+	case err != nil:
+		return "", err
+	case o.JSON:
+		return string(a.body), nil
+	}
+	var text strings.Builder
+	text.WriteString(list.summary(o.Filter))
+	err = list.write(&text, a.at, s)
+	return text.String(), err
+}
+
+// Watch prints the tokens again and again, until ctx ends, which is no error. On a terminal each list takes the place of
+// the one before. If the gateway does not answer the first time, that is an error; later that is told, and it is asked
+// again.
+func (o Operator) Watch(ctx context.Context, interval time.Duration) error {
+	for first := true; ctx.Err() == nil; first = false {
+		s := table.StyleOf(o.Out) // the size of a terminal changes
+		text, err := o.listed(ctx, s)
+		if ctx.Err() != nil {
+			break
+		}
+		out := o.Out
+		switch {
+		case err != nil && first:
+			return err
+		case err != nil:
+			text = err.Error() + "; trying again\n"
+			if o.JSON {
+				out = o.Err
+			}
+		}
+		switch {
+		case o.JSON:
+		case s.Moves:
+			text = screen(text, interval, s, first)
+		case !first:
+			text = "\n" + text
+		}
+		if _, err := io.WriteString(out, text); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(interval):
+		}
+	}
+	return nil //nolint:nilerr // to be interrupted is how it ends
+}
+
+// screen returns what draws a text in place of all that is on the terminal, with a line above it. What does not fit is
+// cut off, as the terminal would scroll.
+func screen(text string, interval time.Duration, s table.Style, first bool) string {
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	lines = append([]string{fmt.Sprintf("%s  every %s, Ctrl-C ends it", time.Now().Format(time.TimeOnly), interval), ""}, lines...)
+	if room := s.Height - 1; s.Height > 3 && len(lines) > room { // the cursor needs a line
+		lines = append(lines[:room-1], fmt.Sprintf("… %d more lines; --state and --value show fewer tokens", len(lines)-room+1))
+	}
+	// ECMA-48: the cursor goes home (§8.3.21), each line and then the page is erased from there on (§8.3.41, §8.3.39).
+	const home, restOfLine, restOfPage, page = "\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J"
+	before := home
+	if first {
+		before = page + home
+	}
+	return before + strings.Join(lines, restOfLine+"\n") + restOfLine + "\n" + restOfPage
+}
+
+// Refresh has the endpoint asked for another token, and prints what came of it.
+func (o Operator) Refresh(ctx context.Context, id string) error {
+	t, err := o.Gateway.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	refreshed, at, err := o.Gateway.refresh(ctx, t.ID)
+	if failure, ok := errors.AsType[*apiError](err); ok {
+		return o.explain(ctx, t, failure)
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintf(o.Out, "the endpoint has granted the token %s\n", table.Printable(refreshed.Token)); err != nil {
+		return err
+	}
+	return List{Tokens: []Token{refreshed}}.write(o.Out, at, table.StyleOf(o.Out))
+}
+
+// explain says why a token was not refreshed. It prints what the gateway knows about it, such as a hint.
+func (o Operator) explain(ctx context.Context, t Token, failure *apiError) error {
+	switch failure.status {
+	case http.StatusNotFound:
+		return errNoSuchToken
+	case http.StatusConflict:
+		return fmt.Errorf(`this is a tenant's token, and only a request tells who the tenant is; run "caddy oauth-cc tokens forget %s", and the tenant's next request gets another token`, t.ID)
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout: // as a client would get
+	default:
+		return failure
+	}
+	unavailable := errors.New(failure.message)
+	if list, a, err := o.Gateway.list(ctx, Filter{Limit: 1, IDPrefix: t.ID}); err == nil && len(list.Tokens) == 1 {
+		t = list.Tokens[0]
+		if err := (List{Tokens: list.Tokens}).write(o.Out, a.at, table.StyleOf(o.Out)); err != nil {
+			return err
+		}
+	}
+	if t.isLive() {
+		return fmt.Errorf("%w; the current token stays in use", unavailable)
+	}
+	return unavailable
+}
+
+// Forget has the gateway forget a token, and prints what came of it.
+func (o Operator) Forget(ctx context.Context, id string) error {
+	t, err := o.Gateway.find(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := o.Gateway.forget(ctx, t.ID); err != nil {
+		if failure, ok := errors.AsType[*apiError](err); ok && failure.status == http.StatusNotFound {
+			return errNoSuchToken
+		}
+		return err
+	}
+	forgotten := "forgot the token " + t.Token
+	if t.Token == "" {
+		forgotten = "there was no token; the pause after a failure, if there was one, has ended"
+	}
+	_, err = fmt.Fprintf(o.Out, "%s; the next request, or prefetch at once, asks %s for another\n", table.Printable(forgotten), table.Printable(t.endpoint()))
+	return err
+}
