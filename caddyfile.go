@@ -74,6 +74,8 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //	    param                     <name> <value>
 //	    request_header            <name> <value>
 //
+//	    response_field            access_token|expires_in|token_type <path>
+//
 //	    refresh_ahead             <duration>|<percent>%|off
 //	    default_ttl               <duration>
 //	    ttl                       <duration>
@@ -92,7 +94,8 @@ func parseCaddyfile(helper httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, e
 //	    dpop                      <origin>
 //	}
 //
-// The options scope, audience, resource, param and request_header can be repeated.
+// The options scope, audience, resource, param and request_header can be repeated, and response_field
+// once for each name.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume directive name
 	seen := make(map[string]bool)
@@ -149,6 +152,8 @@ var options = []option{
 	{name: "resource", repeatable: true, parse: some("resource", "<uri...>", func(h *Handler) *[]string { return &h.Resource })},
 	{name: "param", repeatable: true, parse: pair("param", func(h *Handler) *map[string][]string { return &h.Params })},
 	{name: "request_header", repeatable: true, parse: (*Handler).unmarshalRequestHeader},
+
+	{name: "response_field", repeatable: true, parse: (*Handler).unmarshalResponseField},
 
 	{name: "refresh_ahead", parse: (*Handler).unmarshalRefreshAhead},
 	{name: "default_ttl", parse: duration("default_ttl", func(h *Handler) *caddy.Duration { return &h.DefaultTTL })},
@@ -231,6 +236,24 @@ func (h *Handler) unmarshalRequestHeader(d *caddyfile.Dispenser, args []string) 
 		args[0] = http.CanonicalHeaderKey(args[0])
 	}
 	return pair("request_header", func(h *Handler) *map[string][]string { return &h.RequestHeaders })(h, d, args)
+}
+
+func (h *Handler) unmarshalResponseField(d *caddyfile.Dispenser, args []string) error {
+	if len(args) != 2 {
+		return d.Errf("response_field takes two arguments: response_field %s <path>", strings.Join(endpoint.ResponseFieldNames, "|"))
+	}
+	name, path := args[0], args[1]
+	if err := endpoint.CheckResponseField(name, path); err != nil {
+		return d.WrapErr(err)
+	}
+	if h.ResponseFields[name] != "" {
+		return d.Errf("response_field %s is given twice; keep one of them", name)
+	}
+	if h.ResponseFields == nil {
+		h.ResponseFields = make(map[string]string)
+	}
+	h.ResponseFields[name] = path
+	return nil
 }
 
 func (h *Handler) unmarshalRefreshAhead(d *caddyfile.Dispenser, args []string) error {

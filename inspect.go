@@ -98,7 +98,7 @@ func handlersIn(config json.RawMessage) handlerOrder {
 // asWritten identifies a handler by options that Provision does not change.
 func (h *Handler) asWritten() string {
 	text, _ := json.Marshal([]any{
-		h.TokenEndpoint, h.Issuer, h.ClientID, h.ClientSecret, h.SigningKey, h.ClientAssertion, h.Grant, h.Scopes, h.Audience, h.Resource, h.Params, h.RequestHeaders, h.TTL, h.DPoP,
+		h.TokenEndpoint, h.Issuer, h.ClientID, h.ClientSecret, h.SigningKey, h.ClientAssertion, h.Grant, h.Scopes, h.Audience, h.Resource, h.Params, h.RequestHeaders, h.ResponseFields, h.TTL, h.DPoP,
 	})
 	return string(text)
 }

@@ -127,6 +127,13 @@ type Handler struct {
 	// Further header fields of the token request.
 	RequestHeaders map[string][]string `json:"request_headers,omitempty"`
 
+	// Where the endpoint's JSON answer has `access_token`, `expires_in` or `token_type`, for logins
+	// that look like OAuth: the names of the members that lead there, joined by dots, such as
+	// `data.accessToken`. With a path, the member that OAuth has counts no more. A path goes through
+	// objects, not through lists, and a name has letters, digits, hyphens, underscores and blanks. An
+	// answer that is a form is read as OAuth has it. Default: none.
+	ResponseFields map[string]string `json:"response_fields,omitempty"`
+
 	// How long a token is used when neither `expires_in` nor the token itself, as a
 	// JWT, tells its lifetime. Default: `5m`.
 	DefaultTTL caddy.Duration `json:"default_ttl,omitempty"`

@@ -308,6 +308,11 @@ func TestProvisionRefuses(t *testing.T) {
 		{"total smaller than the size per request", configWith("replay_buffer 2MiB 1MiB"), []string{"replay_buffer: the total is smaller", "make it at least as large"}},
 		{"total smaller than the default per request", jsonWith(`"replay_buffer":{"total":1024}`), []string{"replay_buffer: the total is smaller"}},
 
+		// Where an answer has what.
+		{"a response field of another name", jsonWith(`"response_fields":{"id_token":"a"}`), []string{"response_field: \"id_token\" is not a member", "use one of access_token, expires_in, token_type"}},
+		{"a response field without a path", jsonWith(`"response_fields":{"access_token":""}`), []string{"response_field: \"\" is not a path", "such as data.accessToken"}},
+		{"a response field in a list", jsonWith(`"response_fields":{"expires_in":"tokens[0].expires"}`), []string{"response_field: \"tokens[0].expires\" is not a path", "such as data.accessToken"}},
+
 		// Times and the way to the endpoint.
 		{"negative timeout", jsonWith(`"timeout":-1`), []string{"timeout: must be longer than zero", "such as 10s"}},
 		{"refresh_ahead as a number", jsonWith(`"refresh_ahead":"30"`), []string{"refresh_ahead: \"30\" is not a time ahead", "use a duration such as 2m", "or off"}},
@@ -632,6 +637,8 @@ func TestDifferentGrantsAreNotShared(t *testing.T) {
 		"transport":         change("versions 1.1", "versions 1.1\ntls_insecure_skip_verify"),
 		"ttl":               change("scope a", "scope a\nttl 1h"),
 		"another ttl":       change("scope a", "scope a\nttl 2h"),
+		"token elsewhere":   change("scope a", "scope a\nresponse_field access_token a"),
+		"expiry elsewhere":  change("scope a", "scope a\nresponse_field expires_in a"),
 		"no transport":      change("transport {\nversions 1.1\n}", ""),
 
 		// They would part as soon as the variable changes.

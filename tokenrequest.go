@@ -128,7 +128,7 @@ func (q *tokenRequest) template() endpoint.Request {
 		Issuer: h.Issuer, Endpoint: h.TokenEndpoint, InsecureHTTP: h.InsecureHTTP,
 		ClientID: h.ClientID, ClientSecret: h.ClientSecret, AuthMethod: h.AuthMethod,
 		Format: h.RequestFormat, Scopes: h.Scopes, Audience: h.Audience, Resource: h.Resource,
-		Params: h.Params, Headers: h.RequestHeaders, TTL: time.Duration(h.TTL),
+		Params: h.Params, Headers: h.RequestHeaders, TTL: time.Duration(h.TTL), ResponseFields: h.ResponseFields,
 		HasCertificate: hasClientCertificate(h.Transport), CertificateKey: q.certificateKey,
 	}
 	r.Grant, r.ClientAssertionType = q.grant, q.assertionType

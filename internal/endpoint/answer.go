@@ -3,8 +3,6 @@ package endpoint
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"net/url"
 	"slices"
 	"strings"
@@ -32,13 +30,13 @@ type tokenAnswer struct {
 var byteOrderMark = []byte("\xef\xbb\xbf")
 
 // parse reads the body as JSON, whatever its content type, or else as a form if the type allows that.
-// It reports whether the body is either.
+// It reports whether the body is either. fields has the paths of members that JSON has elsewhere, by their names.
 //
 // OAuth has only JSON (RFC 6749 §5.1). Some servers still answer with a form, as drafts of it had;
 // others call their JSON text. An HTML page can contain anything, so it is never read as a form.
-func (a *tokenAnswer) parse(body []byte, contentType string) bool {
+func (a *tokenAnswer) parse(body []byte, contentType string, fields map[string]string) bool {
 	body = bytes.TrimPrefix(body, byteOrderMark)
-	if members, ok := knownMembers(body, answerNames...); ok {
+	if members, ok := answerPlaces(fields).findIn(body); ok {
 		a.fromJSON(members)
 		return true
 	}
@@ -55,40 +53,17 @@ func (a *tokenAnswer) parse(body []byte, contentType string) bool {
 	return true
 }
 
-// maxMembers bounds the members of an answer, of which some twenty are registered. For forms, net/url has
-// the same limit.
-const maxMembers = 10_000
-
 // answerNames are the members that are read of a token response.
 var answerNames = []string{"access_token", "token_type", "expires_in", "refresh_in", "scope", "error", "error_description"}
 
 // knownMembers reads the members of a JSON object that have these names, to the letter. It reports whether the body is
-// an object, with maxMembers at the most. Of a name that comes twice, the last counts. Other members are skipped one
-// by one: to keep many would take twenty times the memory of the body.
+// an object, as place.findIn does.
 func knownMembers(body []byte, names ...string) (map[string]json.RawMessage, bool) {
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	if start, err := decoder.Token(); err != nil || start != json.Delim('{') {
-		return nil, false
+	p := new(place)
+	for _, name := range names {
+		p.lookFor(name, name)
 	}
-	members := make(map[string]json.RawMessage, len(names))
-	var value json.RawMessage // its memory is used again
-	for n := 0; decoder.More(); n++ {
-		if n == maxMembers {
-			return nil, false
-		}
-		token, err := decoder.Token()
-		if err != nil || decoder.Decode(&value) != nil {
-			return nil, false
-		}
-		if name, ok := token.(string); ok && slices.Contains(names, name) {
-			members[name] = append(members[name][:0], value...)
-		}
-	}
-	if _, err := decoder.Token(); err != nil { // the closing brace
-		return nil, false
-	}
-	_, err := decoder.Token()
-	return members, errors.Is(err, io.EOF)
+	return p.findIn(body)
 }
 
 // fromForm reads a form. An empty error counts as none.

@@ -201,6 +201,7 @@ func (c *Client) vettingFor(r Request, a clientAuth, nonce string) *vettingTrans
 	vetting := &vettingTransport{
 		next:      c.Transport,
 		tokenType: TypeBearer,
+		fields:    r.ResponseFields,
 		secrets:   r.secrets(),
 		now:       time.Now,
 	}

@@ -46,8 +46,9 @@ type Error struct {
 	// if the request could not be resolved.
 	Asked GrantKey
 
-	seen  symptoms // of the answer; the hint comes from them
-	nonce string   // of the answer, for the next DPoP proof (RFC 9449 §8)
+	seen       symptoms // of the answer; the hint comes from them
+	lacksToken bool     // the answer says nothing but that all is well
+	nonce      string   // of the answer, for the next DPoP proof (RFC 9449 §8)
 }
 
 // Error implements error.

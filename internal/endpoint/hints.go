@@ -45,7 +45,7 @@ func (r Request) hintFor(f *Error) string {
 	case "unauthorized_client", "unsupported_grant_type", "invalid_grant":
 		return r.grantTypeHint(f)
 	}
-	return cmp.Or(r.urlHint(f), parameterHint(f))
+	return cmp.Or(r.urlHint(f), parameterHint(f), r.placeHint(f))
 }
 
 // proxyHint is for 407.
@@ -74,6 +74,17 @@ func proofHint(skew time.Duration) string {
 		return DescribeSkew(skew) + ", which may be why the proof was refused; set it right"
 	}
 	return "the proof was refused; check the clocks of both sides, and that the token endpoint's URL is the one by which the server knows it"
+}
+
+// placeHint is for an answer without a token, and without any words.
+func (r Request) placeHint(f *Error) string {
+	switch {
+	case !f.lacksToken:
+		return ""
+	case r.ResponseFields["access_token"] != "":
+		return "compare the path of response_field with an answer of the endpoint; it goes through objects by their members' names, to the letter"
+	}
+	return "the answer may have the token elsewhere; if so, name the place with response_field access_token <path>, such as data.accessToken"
 }
 
 // Hints about the format of the body.

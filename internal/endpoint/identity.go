@@ -77,6 +77,15 @@ func (r Request) Fields() [][]string {
 	if r.ClientAssertionType != "" {
 		fields = append(fields, []string{"client_assertion", r.ClientAssertionType})
 	}
+	// It can't see this either. But another member of the same answer is another token.
+	if len(r.ResponseFields) > 0 {
+		group := make([]string, 1, 1+2*len(r.ResponseFields))
+		group[0] = "response_field"
+		for _, name := range slices.Sorted(maps.Keys(r.ResponseFields)) {
+			group = append(group, name, r.ResponseFields[name])
+		}
+		fields = append(fields, group)
+	}
 	return fields
 }
 

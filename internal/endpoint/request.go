@@ -48,6 +48,10 @@ type Request struct {
 	// TTL is the lifetime of the token, whatever the endpoint says; 0 if that counts.
 	TTL time.Duration
 
+	// ResponseFields are the paths at which a JSON answer has members that OAuth has at the top, by their
+	// names, of which ResponseFieldNames are all. With a path, the member at the top does not count.
+	ResponseFields map[string]string
+
 	// How the request is written.
 	Format  string              // FormatForm or FormatJSON; empty is a form
 	Headers map[string][]string // further header fields, by their names

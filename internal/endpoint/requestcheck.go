@@ -32,6 +32,9 @@ func (r Request) Check() error {
 	if err := r.checkParameters(); err != nil {
 		return err
 	}
+	if err := r.checkResponseFields(); err != nil {
+		return err
+	}
 	return r.checkHeaders()
 }
 

@@ -94,8 +94,8 @@ func publicParts(raw string) []string {
 const maxTokens = 16
 
 // tokensIn returns the tokens in an answer, which can have more than an access token, and have them
-// anywhere.
-func tokensIn(body []byte) (tokens []string) {
+// anywhere. tokenName is the name of a member that has one, whatever it sounds like; it can be empty.
+func tokensIn(body []byte, tokenName string) (tokens []string) {
 	// JSON is searched and not read, as all of it would take many times its memory.
 	for rest := body; len(tokens) < maxTokens; {
 		found := jsonMember.FindSubmatchIndex(rest)
@@ -103,7 +103,8 @@ func tokensIn(body []byte) (tokens []string) {
 			break
 		}
 		var value string
-		if namesToken(string(rest[found[2]:found[3]])) && json.Unmarshal(rest[found[4]:found[5]], &value) == nil {
+		name, raw := string(rest[found[2]:found[3]]), rest[found[4]:found[5]]
+		if (name == tokenName || namesToken(name)) && json.Unmarshal(raw, &value) == nil {
 			tokens = append(tokens, value)
 		}
 		rest = rest[found[5]:]

@@ -36,8 +36,9 @@ const (
 // that has an error.
 type vettingTransport struct {
 	next      http.RoundTripper
-	tokenType string       // the type that was asked for
-	secrets   mask.Secrets // of the request
+	tokenType string            // the type that was asked for
+	fields    map[string]string // where the answer has what, as in Request.ResponseFields
+	secrets   mask.Secrets      // of the request
 	now       func() time.Time
 
 	// What the answer says about its token; the caller adds the rest.
@@ -86,7 +87,7 @@ func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 // the cases matters: each relies on those before.
 func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *Error) {
 	var answer tokenAnswer
-	parsed := len(body) <= MaxResponse && answer.parse(body, res.Header.Get("Content-Type"))
+	parsed := len(body) <= MaxResponse && answer.parse(body, res.Header.Get("Content-Type"), t.fields)
 	if res.StatusCode < 200 || res.StatusCode > 299 || parsed && answer.hasError {
 		return answer, t.refusal(res, answer, body)
 	}
@@ -100,7 +101,13 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *E
 		invalid.Detail = "the answer is neither JSON nor a form"
 	case answer.accessToken == "":
 		invalid.Detail = "the answer has no access_token"
+		if path := t.fields["access_token"]; path != "" {
+			// Where tokens are elsewhere, so are errors. The wrong password must not be sent again soon.
+			invalid.Class = ClassRefused
+			invalid.Detail += " at " + path
+		}
 		invalid.Said = t.quote(body, answer, answer.words(body)) // some servers refuse with status 200
+		invalid.lacksToken = invalid.Said == ""
 	case len(answer.accessToken) > MaxToken:
 		invalid.Detail = fmt.Sprintf("the answer's access_token has %d bytes; one of more than 64 KiB fits into no header", len(answer.accessToken))
 	case strings.ContainsFunc(answer.accessToken, func(r rune) bool { return r <= ' ' || r > '~' }):
@@ -185,7 +192,7 @@ func (t *vettingTransport) quote(body []byte, answer tokenAnswer, text string) s
 		return ""
 	}
 	secrets := t.secrets
-	secrets.Certain = slices.Concat(secrets.Certain, []string{answer.accessToken}, tokensIn(body))
+	secrets.Certain = slices.Concat(secrets.Certain, []string{answer.accessToken}, tokensIn(body, lastName(t.fields["access_token"])))
 	return strings.Clone(secrets.Quote(text))
 }
 

@@ -41,6 +41,7 @@ var exampleTests = map[string]func(*testing.T){
 	"fleet-redis":        testFleetRedis,
 	"genesys-cloud":      func(t *testing.T) { testProviderExample(t, genesysCloud) },
 	"grpc":               testGRPC,
+	"login":              testLogin,
 	"multi-tenant":       testMultiTenant,
 	"myparcel":           func(t *testing.T) { testProviderExample(t, myParcel) },
 	"patients-know-best": func(t *testing.T) { testProviderExample(t, patientsKnowBest) },

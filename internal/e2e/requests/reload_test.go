@@ -73,6 +73,7 @@ func TestReloadKeepsTheTokenAsLongAsTheGrantIsTheSame(t *testing.T) {
 		"retry_status":     {options: "retry_status off", kept: true},
 		"replay_buffer":    {options: "replay_buffer 1KiB", kept: true},
 		"ttl":              {options: "ttl 3m"},
+		"response_field":   {options: "response_field token_type kind"},
 		"client_secret":    {replace: [2]string{"s3cret-canary", "another"}},
 		"client_id":        {replace: [2]string{"client_id app", "client_id other"}},
 		"auth_method":      {options: "auth_method client_secret_post"},
