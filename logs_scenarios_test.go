@@ -41,6 +41,7 @@ func logScenarios() map[string]logScenario {
 		"secret_gone":                   inVirtualTime(logSecretGone),
 		"scopes_narrowed":               inVirtualTime(logScopesNarrowed),
 		"unusual_type":                  inVirtualTime(logUnusualType),
+		"refresh_token_replaced":        inVirtualTime(logRefreshTokenReplaced),
 		"expired_when_granted":          inVirtualTime(logExpiredWhenGranted),
 		"value_missing":                 logValueMissing,
 		"storage_outage":                inVirtualTime(logStorageOutage),
@@ -323,6 +324,19 @@ func logUnusualType(t *testing.T) *virtualGateway {
 		g.mustGet()
 		time.Sleep(2 * time.Minute)
 	}
+	return g
+}
+
+// The warning comes once, for as long as the endpoint does that.
+func logRefreshTokenReplaced(t *testing.T) *virtualGateway {
+	g := namedApp(t, &Handler{Params: map[string][]string{"grant_type": {"refresh_token"}, "refresh_token": {"first"}}})
+	for _, token := range []string{"second", "third", "first", "fourth"} {
+		g.endpoint.becomes(servertest.Answer{Body: `{"access_token":"token-1","token_type":"Bearer","expires_in":60,"refresh_token":"` + token + `"}`})
+		g.mustGet()
+		time.Sleep(2 * time.Minute)
+	}
+	g.endpoint.becomes(servertest.Answer{Status: 400, Body: `{"error":"invalid_grant","error_description":"first is no refresh token"}`})
+	g.get()
 	return g
 }
 

@@ -57,6 +57,10 @@ func (o *reporter) report(outcome tokencache.Outcome) {
 		logger.Warn("the token has an unusual token_type, and is used as a Bearer token",
 			zap.String("token_type", outcome.Granted.UnusualType))
 	}
+	if outcome.Replaced {
+		logger.Warn("the endpoint has replaced the refresh token, and may not take the configured one again",
+			zap.String("hint", "nothing keeps the new one; have rotation turned off for this client at the authorization server, or use another grant"))
+	}
 	if outcome.AtEnd {
 		logger.Warn("the token has expired already when it is granted, and is used for a second",
 			zap.String("hint", outcome.Granted.AtEndHint))

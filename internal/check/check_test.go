@@ -262,6 +262,12 @@ func TestResultTellsWhatWasGranted(t *testing.T) {
 			servertest.Answer{Body: `{"access_token":"token-canary","expires_in":60,"scope":"a b s3cret-canary query-canary token-canary\n"}`}, false,
 			Result{TokenType: "Bearer", Lifetime: 60, Scope: "a b *** *** *** "},
 		},
+		"a refresh token in place of the configured one": {
+			servertest.Answer{Body: `{"access_token":"token-canary","expires_in":60,"refresh_token":"second-canary"}`}, false,
+			Result{TokenType: "Bearer", Lifetime: 60, Scope: "a b", Notes: []string{
+				"the endpoint has replaced the refresh token, and may not take the configured one again; have rotation turned off for this client",
+			}},
+		},
 		"expired already": {
 			servertest.Answer{Body: `{"access_token":"token-canary","expires_in":0}`}, false,
 			Result{TokenType: "Bearer", Lifetime: 1, Scope: "a b", Notes: []string{
@@ -282,6 +288,11 @@ func TestResultTellsWhatWasGranted(t *testing.T) {
 				if slices.Contains(test.want.Notes, "the lifetime is what ttl says") {
 					request := target.Template
 					request.TTL = time.Hour
+					target.Resolve = func(context.Context) (endpoint.Request, error) { return request, nil }
+				}
+				if strings.Contains(name, "refresh token") {
+					request := target.Template
+					request.Params = map[string][]string{"grant_type": {"refresh_token"}, "refresh_token": {"first-canary"}}
 					target.Resolve = func(context.Context) (endpoint.Request, error) { return request, nil }
 				}
 				want := test.want

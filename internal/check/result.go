@@ -117,6 +117,9 @@ func (r *Result) succeed(t Target, request endpoint.Request, granted endpoint.Gr
 	if granted.UnusualType != "" {
 		r.remark("the endpoint calls the token's type %s; it is used as a Bearer token", granted.UnusualType)
 	}
+	if granted.RefreshTokenReplaced {
+		r.remark("the endpoint has replaced the refresh token, and may not take the configured one again; have rotation turned off for this client")
+	}
 	if granted.AtEnd {
 		r.remark("the token has expired already when it is granted; %s", granted.AtEndHint)
 	}

@@ -20,6 +20,8 @@ type tokenAnswer struct {
 	scope       string
 	scopeKnown  bool // the answer has a scope
 
+	refreshToken string // is not used
+
 	// Of an error. If the member error is not a string, there is an error without a code.
 	hasError         bool
 	errorCode        string
@@ -54,7 +56,7 @@ func (a *tokenAnswer) parse(body []byte, contentType string, fields map[string]s
 }
 
 // answerNames are the members that are read of a token response.
-var answerNames = []string{"access_token", "token_type", "expires_in", "refresh_in", "scope", "error", "error_description"}
+var answerNames = []string{"access_token", "token_type", "expires_in", "refresh_in", "refresh_token", "scope", "error", "error_description"}
 
 // knownMembers reads the members of a JSON object that have these names, to the letter. It reports whether the body is
 // an object, as place.findIn does.
@@ -70,7 +72,7 @@ func knownMembers(body []byte, names ...string) (map[string]json.RawMessage, boo
 func (a *tokenAnswer) fromForm(form url.Values) {
 	a.accessToken, a.tokenType = form.Get("access_token"), form.Get("token_type")
 	a.expiresIn, a.refreshIn = form.Get("expires_in"), form.Get("refresh_in")
-	a.scope, a.scopeKnown = form.Get("scope"), form.Has("scope")
+	a.scope, a.scopeKnown, a.refreshToken = form.Get("scope"), form.Has("scope"), form.Get("refresh_token")
 	a.errorCode, a.errorDescription = form.Get("error"), form.Get("error_description")
 	a.hasError = a.errorCode != ""
 }
@@ -87,7 +89,7 @@ func (a *tokenAnswer) fromJSON(members map[string]json.RawMessage) {
 	if raw := members["token_type"]; a.tokenType == "" && present(raw) && string(raw) != `""` {
 		a.tokenType = string(raw) // not a string
 	}
-	a.scope = text("scope")
+	a.scope, a.refreshToken = text("scope"), text("refresh_token")
 	a.scopeKnown = strings.HasPrefix(string(members["scope"]), `"`)
 	number := func(name string) string { // some servers write numbers as strings
 		if s := text(name); s != "" {

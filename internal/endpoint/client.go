@@ -29,7 +29,7 @@ type Client struct {
 // It returns either a token or the error of the last try.
 //
 // resolve returns the request with its placeholders resolved. The request must have passed Check. If
-// the endpoint refuses the client, resolve is called once more, as the credential may have been
+// the endpoint refuses the credential, resolve is called once more, as the credential may have been
 // replaced. An error of the first call is a failure of class refused, or timeout if ctx has ended, with
 // the error's text as its detail.
 //
@@ -53,7 +53,7 @@ func (c *Client) Fetch(ctx context.Context, resolve func(context.Context) (Reque
 			return granted, nil
 		}
 		failure.Asked = request.Key()
-		if (failure.RefusesClient() || request.refusesGrant(failure)) && !resolvedAgain {
+		if request.refusesCredential(failure) && !resolvedAgain {
 			// Not counted as a retry: it is another request. The same one again would only bring the
 			// client closer to being locked out.
 			resolvedAgain = true
@@ -206,6 +206,9 @@ func (c *Client) vettingFor(r Request, a clientAuth, nonce string) *vettingTrans
 		now:       time.Now,
 	}
 	vetting.secrets.Certain = append(vetting.secrets.Certain, a.sensitive...)
+	if r.only("grant_type") == grantRefreshToken {
+		vetting.refreshToken = r.only("refresh_token")
+	}
 	if r.Proofs != nil {
 		vetting.tokenType = TypeDPoP
 		vetting.next = dpop.Transport{Next: proofNoter{c.Transport, vetting}, Key: r.Proofs, Nonce: nonce}

@@ -32,6 +32,10 @@ type Granted struct {
 	// a log. It is empty for Bearer, for DPoP, and without a type.
 	UnusualType string
 
+	// RefreshTokenReplaced means that the endpoint has answered a refresh token with another one, which is
+	// not kept. It may not take the first one again (RFC 6749 §6).
+	RefreshTokenReplaced bool
+
 	// Skew is how far the endpoint's clock is ahead of ours. It is 0 for up to half a minute.
 	Skew time.Duration
 }

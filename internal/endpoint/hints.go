@@ -12,7 +12,7 @@ import (
 // servers disagree on and what users often get wrong. What is certain is in the detail.
 //
 // The most certain causes come first: what the answer says explicitly, then a body that the server may
-// not have read, a wrong address, and at last the credential.
+// not have read, a wrong address, and at last the client's credential.
 func (r Request) hintFor(f *Error) string {
 	switch {
 	case f.Status == http.StatusProxyAuthRequired:
@@ -34,6 +34,9 @@ func (r Request) hintFor(f *Error) string {
 	}
 	if r.refusesGrant(f) {
 		return r.Grant.refusalHint(r, f)
+	}
+	if hint := r.grantHint(f); hint != "" {
+		return hint
 	}
 	if hint := r.formatHint(f); hint != "" {
 		return hint
@@ -130,11 +133,13 @@ func (r Request) mayBeUnread(f *Error) bool {
 // grantTypeHint is for a client that can't use the client-credentials grant: unauthorized_client,
 // unsupported_grant_type, and the invalid_grant of servers such as Cognito.
 func (r Request) grantTypeHint(f *Error) string {
-	asked := r.Params["grant_type"]
+	asked := r.only("grant_type")
 	switch {
-	case f.Code == "invalid_grant" && (len(asked) > 0 || !r.Method().SendsSecret):
+	case f.Code == "invalid_grant" && (asked != "" || !r.Method().SendsSecret):
 		return "" // it is about that grant's parameters, or an assertion
-	case len(asked) > 0:
+	case grantParams[asked] != "":
+		return "the client may not be allowed to use the grant " + asked + "; have it turned on for this client at the authorization server"
+	case asked != "":
 		return "the endpoint may know the grant by another name than that of param grant_type, or not allow it to this client; remove that to ask for client_credentials"
 	case r.Grant != nil:
 		return "the client may not be allowed to use the JWT bearer grant, or to act for this subject; have it allowed for this client at the authorization server"

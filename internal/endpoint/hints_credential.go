@@ -82,20 +82,21 @@ func (e *Error) saysNothing() bool {
 	return e.Code == "" && e.Status == http.StatusBadRequest && (e.Said == "" || strings.EqualFold(e.Said, http.StatusText(e.Status)))
 }
 
-// secretHint is for a secret with something that no server gives out, which comes from the file or the
-// variable that the secret is in. The secret is looked at after a refusal only: what looks wrong can be
-// right.
-func (r Request) secretHint() string {
-	secret := r.ClientSecret
+// secretHint is for a secret with something that no server gives out.
+func (r Request) secretHint() string { return wrongFileHint("client_secret", r.ClientSecret) }
+
+// wrongFileHint is for a credential with something that no server gives out, which comes from the file or the
+// variable that the credential is in. It is looked at after a refusal only: what looks wrong can be right.
+func wrongFileHint(name, credential string) string {
 	switch {
-	case strings.HasPrefix(secret, "\xff\xfe"), strings.HasPrefix(secret, "\xfe\xff"), strings.Contains(secret, "\x00"):
-		return "the client_secret is in UTF-16; write the file that it comes from in UTF-8"
-	case strings.HasPrefix(secret, string(byteOrderMark)):
-		return "the client_secret begins with a byte order mark; save the file that it comes from as UTF-8 without one"
-	case environmentLine.MatchString(secret):
-		return "the client_secret has the form NAME=value, as a line of an environment file; keep the value alone in the file that it comes from"
-	case strings.TrimSpace(secret) != secret:
-		return "the client_secret begins or ends with white space; check the file or the variable that it comes from"
+	case strings.HasPrefix(credential, "\xff\xfe"), strings.HasPrefix(credential, "\xfe\xff"), strings.Contains(credential, "\x00"):
+		return "the " + name + " is in UTF-16; write the file that it comes from in UTF-8"
+	case strings.HasPrefix(credential, string(byteOrderMark)):
+		return "the " + name + " begins with a byte order mark; save the file that it comes from as UTF-8 without one"
+	case environmentLine.MatchString(credential):
+		return "the " + name + " has the form NAME=value, as a line of an environment file; keep the value alone in the file that it comes from"
+	case strings.TrimSpace(credential) != credential:
+		return "the " + name + " begins or ends with white space; check the file or the variable that it comes from"
 	}
 	return ""
 }

@@ -25,7 +25,11 @@ func (r Request) secrets() mask.Secrets {
 			base64.StdEncoding.EncodeToString([]byte(url.QueryEscape(r.ClientID)+":"+url.QueryEscape(r.ClientSecret))))
 	}
 	for name, values := range r.Params {
-		if name != "grant_type" { // not a secret, and servers name it in their messages
+		switch {
+		case namesType(name):
+		case slices.Contains(credentialParams, name):
+			s.Certain = append(s.Certain, values...)
+		default:
 			s.Possible = append(s.Possible, values...)
 		}
 	}
@@ -38,6 +42,9 @@ func (r Request) secrets() mask.Secrets {
 	s.Public = slices.Concat([]string{r.ClientID}, r.Scopes, r.Audience, r.Resource, publicParts(r.Endpoint), publicParts(r.Issuer))
 	return s
 }
+
+// credentialParams are the parameters that have a credential by their definition (RFC 6749 §4.3.2 and §6, RFC 8693 §2.1).
+var credentialParams = []string{"password", "refresh_token", "subject_token", "actor_token"}
 
 // schemeCredentials returns what is secret in the value of a header field of the form of Authorization (RFC
 // 9110 §11.4): what follows the scheme, and the password of HTTP Basic.

@@ -41,6 +41,8 @@ type vettingTransport struct {
 	secrets   mask.Secrets      // of the request
 	now       func() time.Time
 
+	refreshToken string // that was sent; empty with other grants
+
 	// What the answer says about its token; the caller adds the rest.
 	granted Granted
 	scope   string // the endpoint can put anything into it, even the credential
@@ -73,6 +75,7 @@ func (t *vettingTransport) RoundTrip(req *http.Request) (*http.Response, error) 
 	t.granted, t.scope = grantedBy(answer, res.Header, t.now()), answer.scope
 	t.granted.Scope = t.quote(body, answer, answer.scope)
 	t.granted.UnusualType = t.unusualType(body, answer)
+	t.granted.RefreshTokenReplaced = t.refreshToken != "" && answer.refreshToken != "" && answer.refreshToken != t.refreshToken
 	normalized, err := json.Marshal(map[string]string{"access_token": answer.accessToken, "token_type": "Bearer"})
 	if err != nil {
 		return nil, err
@@ -114,8 +117,11 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *E
 		invalid.Detail = "the access_token has characters that a header can't carry"
 	case !t.takes(answer.tokenType):
 		invalid.Detail = "the token_type is not " + t.tokenType
-		if t.tokenType == TypeDPoP {
+		switch {
+		case t.tokenType == TypeDPoP:
 			invalid.Detail += ": the endpoint has not bound the token to the gateway's key; have DPoP turned on for the client there"
+		case strings.EqualFold(strings.TrimSpace(answer.tokenType), typeNone):
+			invalid.Detail += ": what the endpoint has issued is no access token; ask for one with param requested_token_type urn:ietf:params:oauth:token-type:access_token"
 		}
 		invalid.Said = t.quote(body, answer, answer.tokenType)
 	default:
@@ -126,7 +132,10 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *E
 
 // otherTypes are types of tokens that no API takes as Bearer tokens: their holder has to prove that it
 // has a key, or they are no access tokens (RFC 8693 §2.2.1).
-var otherTypes = []string{TypeDPoP, "PoP", "mac", "N_A"}
+var otherTypes = []string{TypeDPoP, "PoP", "mac", typeNone}
+
+// typeNone is the type of what an exchange has issued and is no access token.
+const typeNone = "N_A"
 
 // takes reports whether a token of this type can be used. A token that is to be bound must say that it
 // is. Else, the type is often only another name for a Bearer token, or missing.

@@ -204,6 +204,7 @@ func (g *Grant) landTokenLocked(f *flight, o *Outcome) {
 	o.Narrowed = g.told.isNarrowed(granted.MissingScope)
 	o.AtEnd = g.told.isAtEnd(granted.AtEnd)
 	o.Unusual = g.told.isUnusual(granted.UnusualType)
+	o.Replaced = g.told.isReplaced(granted.RefreshTokenReplaced)
 }
 
 // noteForcedLocked notes what a forced renewal has brought.

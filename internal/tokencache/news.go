@@ -16,6 +16,7 @@ type news struct {
 	narrowed string // fingerprint of the scopes missing from the last token; empty if it had all
 	atEnd    bool   // the last token had already expired when it was granted
 	unusual  string // the unusual type of the last token; empty if it was a usual one
+	replaced bool   // the endpoint has replaced the refresh token at the last fetch
 }
 
 // lastTold is the generation of the last token for which something was reported; 0 for none.
@@ -55,5 +56,13 @@ func (n *news) isAtEnd(atEnd bool) bool {
 func (n *news) isUnusual(tokenType string) bool {
 	isNews := tokenType != "" && tokenType != n.unusual
 	n.unusual = tokenType
+	return isNews
+}
+
+// isReplaced reports whether it is news that the endpoint replaces refresh tokens, and records whether
+// it does.
+func (n *news) isReplaced(replaced bool) bool {
+	isNews := replaced && !n.replaced
+	n.replaced = replaced
 	return isNews
 }

@@ -38,3 +38,15 @@ func TestUnusualTypeIsToldOnce(t *testing.T) {
 		}
 	}
 }
+
+func TestReplacedRefreshTokenIsToldOnce(t *testing.T) {
+	g := newTestGrant(t)
+	for i, step := range []struct{ replaced, news bool }{{false, false}, {true, true}, {true, false}, {false, false}, {true, true}} {
+		g.mu.Lock()
+		got := g.told.isReplaced(step.replaced)
+		g.mu.Unlock()
+		if got != step.news {
+			t.Errorf("step %d: %v is news: %v", i, step.replaced, got)
+		}
+	}
+}

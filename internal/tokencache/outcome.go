@@ -41,6 +41,7 @@ type Outcome struct {
 	Narrowed bool // the endpoint granted fewer scopes than asked for
 	AtEnd    bool // tokens have already expired when they are granted
 	Unusual  bool // the endpoint calls the type of its tokens by an unusual name
+	Replaced bool // the endpoint has replaced the refresh token that the grant goes by
 }
 
 // Results of a fetch that brought a token. Any other result is an error code.

@@ -59,6 +59,8 @@ const (
 	jwtOptions   = "client_id app\nclient_secret s3cret-canary-s3cret-canary-s3cret-canary\nauth_method client_secret_jwt\n"
 )
 
+const passwordGrant = "param grant_type password\nparam username user\n"
+
 var hintSymptoms = []hintSymptom{
 	{"the body, and says what is missing", func(w http.ResponseWriter, r *http.Request) {
 		if parametersOf(r).Get("client_id") == "" {
@@ -234,6 +236,21 @@ var hintSymptoms = []hintSymptom{
 	{"another resource, of which there is no hint", func(w http.ResponseWriter, r *http.Request) {
 		answerWith(w, 400, `{"error":"invalid_target"}`)
 	}, basicOptions, "", ""},
+	{"another place for the token", func(w http.ResponseWriter, r *http.Request) {
+		answerWith(w, 200, `{"data":{"ticket":"token-canary","lives":60}}`)
+	}, basicOptions, basicOptions + "response_field access_token data.ticket\n", "the answer may have the token elsewhere"},
+	{"another path", func(w http.ResponseWriter, r *http.Request) {
+		answerWith(w, 200, `{"data":{"ticket":"token-canary","lives":60}}`)
+	}, basicOptions + "response_field access_token data.token\n", basicOptions + "response_field access_token data.ticket\nresponse_field expires_in data.lives\n",
+		"compare the path of response_field with an answer"},
+	{"another password", func(w http.ResponseWriter, r *http.Request) {
+		if password := parametersOf(r).Get("password"); password != "right-canary" {
+			answerWith(w, 400, `{"error":"invalid_grant","error_description":"no user has `+password+`"}`)
+		}
+	}, basicOptions + passwordGrant + "param password wrong-canary\n", basicOptions + passwordGrant + "param password right-canary\n", "the user name or the password may be wrong"},
+	{"a refresh token that has not ended", func(w http.ResponseWriter, r *http.Request) {
+		answerWith(w, 400, `{"error":"invalid_grant"}`)
+	}, basicOptions + "param grant_type refresh_token\nparam refresh_token canary\n", "", "the refresh token has ended"},
 	{"a firewall", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		w.WriteHeader(403)
