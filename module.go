@@ -120,8 +120,9 @@ type Handler struct {
 	Resource []string `json:"resource,omitempty"`
 
 	// Further parameters of the token request. `grant_type` replaces
-	// `client_credentials`, for servers that call it otherwise. In a value that is JSON, a
-	// placeholder of the request stands in a string and is escaped.
+	// `client_credentials`, for another grant, such as `password`, or for servers that
+	// call it otherwise. In a value that is JSON, a placeholder of the request stands in a
+	// string and is escaped.
 	Params map[string][]string `json:"params,omitempty"`
 
 	// Further header fields of the token request.

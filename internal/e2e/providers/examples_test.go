@@ -44,6 +44,7 @@ var exampleTests = map[string]func(*testing.T){
 	"login":              testLogin,
 	"multi-tenant":       testMultiTenant,
 	"myparcel":           func(t *testing.T) { testProviderExample(t, myParcel) },
+	"password-grant":     testPasswordGrant,
 	"patients-know-best": func(t *testing.T) { testProviderExample(t, patientsKnowBest) },
 	"private-ca":         testPrivateCA,
 
@@ -57,12 +58,14 @@ var exampleTests = map[string]func(*testing.T){
 	"docusign":                testDocuSign,
 	"box":                     testBox,
 
-	"quickstart":  testQuickstart,
-	"secret-file": testSecretFile,
-	"notify":      testNotify,
-	"tracing":     testTracing,
-	"two-apis":    testTwoAPIs,
-	"upload":      testUpload,
+	"quickstart":     testQuickstart,
+	"refresh-token":  testRefreshToken,
+	"secret-file":    testSecretFile,
+	"notify":         testNotify,
+	"token-exchange": testTokenExchange,
+	"tracing":        testTracing,
+	"two-apis":       testTwoAPIs,
+	"upload":         testUpload,
 }
 
 // slowExamples are those whose tests wait for tokens to expire or for retries.
