@@ -105,7 +105,7 @@ func (g *JWTGrant) fields() []string {
 	return append([]string{grantTypeJWT, g.Issuer, g.Subject, g.Audience, strconv.FormatBool(g.ScopeClaim), g.Typ, g.Lifetime.String()}, claims...)
 }
 
-// refusesGrant reports whether the endpoint refused the assertion that is the grant. Its key can have been replaced.
+// refusesGrant reports whether the endpoint refused the assertion that is the grant.
 func (r Request) refusesGrant(f *Error) bool {
 	return r.Grant != nil && f.Code == "invalid_grant"
 }
