@@ -60,7 +60,10 @@ func (ca *CA) issue(t testing.TB, template x509.Certificate) tls.Certificate {
 	if template.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62)); err != nil {
 		t.Fatal(err)
 	}
-	template.NotBefore, template.KeyUsage = time.Now().Add(-24*time.Hour), x509.KeyUsageDigitalSignature
+	if template.NotBefore.IsZero() {
+		template.NotBefore = time.Now().Add(-24 * time.Hour)
+	}
+	template.KeyUsage = x509.KeyUsageDigitalSignature
 	der, err := x509.CreateCertificate(rand.Reader, &template, ca.Certificate, &key.PublicKey, ca.key)
 	if err != nil {
 		t.Fatal(err)
@@ -81,17 +84,24 @@ func (ca *CA) Server(t testing.TB, host string, notAfter time.Time) tls.Certific
 	return ca.issue(t, template)
 }
 
-// Client writes a client's certificate and its key into files.
+// Client writes a client's certificate and its key into files. It is valid for a day.
 func (ca *CA) Client(t testing.TB, name string) (certFile, keyFile string) {
 	t.Helper()
-	issued := ca.issue(t, x509.Certificate{
-		Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
+	certificate, key := ca.ClientPair(t, name, time.Now().Add(-24*time.Hour), time.Now().Add(24*time.Hour))
 	dir := t.TempDir()
 	certFile, keyFile = filepath.Join(dir, "client.pem"), filepath.Join(dir, "client-key.pem")
-	WriteFile(t, certFile, PEM("CERTIFICATE", issued.Certificate[0]))
-	WriteFile(t, keyFile, PKCS8(t, issued.PrivateKey))
+	WriteFile(t, certFile, certificate)
+	WriteFile(t, keyFile, key)
 	return certFile, keyFile
+}
+
+// ClientPair is a client's certificate and its key, in PEM.
+func (ca *CA) ClientPair(t testing.TB, name string, notBefore, notAfter time.Time) (certificate, key string) {
+	t.Helper()
+	issued := ca.issue(t, x509.Certificate{
+		Subject: pkix.Name{CommonName: name}, NotBefore: notBefore, NotAfter: notAfter, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return PEM("CERTIFICATE", issued.Certificate[0]), PKCS8(t, issued.PrivateKey)
 }
 
 // File writes the CA's own certificate into a file.

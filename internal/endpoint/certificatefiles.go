@@ -1,0 +1,149 @@
+package endpoint
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+// CertificateFiles reads a client certificate and its key, and reads them again when their files change:
+// certificates are replaced while gateways run. It is not safe for concurrent use.
+type CertificateFiles struct {
+	// Set once.
+	CertificatePath string
+	KeyPath         string
+	Patience        time.Duration // how long Read waits for the files once it has had a pair
+
+	// The last usable pair.
+	pair *ClientCertificate // nil until there is one
+
+	// Why pair is not the one in the files; zero if it is.
+	unusableSince time.Time
+	reported      string // the last problem that Read has returned as stale
+
+	reading chan filesRead // the outcome of a read that has not ended in time; nil without
+}
+
+// ClientCertificate is a certificate with its key. It does not change.
+type ClientCertificate struct {
+	TLS tls.Certificate // with its Leaf
+
+	Certificate string // the content of its file, in PEM
+	Key         []byte // likewise
+}
+
+// maxCertificateFile bounds the size of each file, in bytes. Chains are some KiB.
+const maxCertificateFile = 1 << 20
+
+// certificateSettleTime is how long Read does not report files that can't be used: they are replaced one
+// after the other, and don't belong together in between.
+const certificateSettleTime = 5 * time.Second
+
+// Read returns the pair in the files, or else the last usable one: files that are just being replaced must
+// not cause an outage. stale says, once, why the pair is not the one in the files, but not before that has
+// lasted for 5 seconds. err is for files that never had a usable pair.
+func (f *CertificateFiles) Read() (pair *ClientCertificate, stale, err error) {
+	pair, err = f.readUsable()
+	switch {
+	case err == nil:
+		f.pair, f.unusableSince, f.reported = pair, time.Time{}, ""
+		return pair, nil, nil
+	case f.pair == nil:
+		return nil, nil, fmt.Errorf("transport: tls_client_auth: %w", err)
+	}
+	if f.unusableSince.IsZero() {
+		f.unusableSince = time.Now()
+	}
+	if time.Since(f.unusableSince) >= certificateSettleTime && f.reported != err.Error() {
+		f.reported, stale = err.Error(), err
+	}
+	return f.pair, stale, nil
+}
+
+// readUsable returns the pair in the files. It does not parse the same content again.
+func (f *CertificateFiles) readUsable() (*ClientCertificate, error) {
+	read := f.readInTime()
+	if read.err != nil {
+		return nil, read.err
+	}
+	if f.pair != nil && string(read.certificate) == f.pair.Certificate && bytes.Equal(read.key, f.pair.Key) {
+		return f.pair, nil
+	}
+	parsed, err := tls.X509KeyPair(read.certificate, read.key)
+	if err != nil {
+		return nil, fmt.Errorf("%s and %s: %w", f.CertificatePath, f.KeyPath, err)
+	}
+	now := time.Now()
+	if ended := parsed.Leaf.NotAfter; f.pair != nil && now.After(ended) && now.Before(f.pair.TLS.Leaf.NotAfter) {
+		return nil, fmt.Errorf("%s: the certificate ended on %s, before the one in use", f.CertificatePath, ended.UTC().Format(time.RFC3339))
+	}
+	return &ClientCertificate{TLS: parsed, Certificate: string(read.certificate), Key: read.key}, nil
+}
+
+// filesRead is the content of both files.
+type filesRead struct {
+	certificate, key []byte
+	err              error
+}
+
+var errFilesHang = errors.New("the files could not be read in time; they may be on a mount that hangs")
+
+// readInTime reads the files. A mount that hangs is no reason to go without the pair that is in memory, so it
+// waits no longer than f.Patience, and does not start another read while one hangs. What that one finds
+// counts at the next call. The first time, it waits as long as it takes, as Caddy does for the same files.
+func (f *CertificateFiles) readInTime() filesRead {
+	if f.pair == nil {
+		return f.readFiles()
+	}
+	patience := f.Patience
+	if f.reading == nil {
+		f.reading = make(chan filesRead, 1)
+		go func(done chan<- filesRead) { done <- f.readFiles() }(f.reading)
+	} else {
+		patience = 0 // it has been waited for
+	}
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	select {
+	case read := <-f.reading:
+		f.reading = nil
+		return read
+	case <-timeout.C:
+	}
+	select {
+	case read := <-f.reading: // both were ready
+		f.reading = nil
+		return read
+	default:
+		return filesRead{err: errFilesHang}
+	}
+}
+
+// readFiles reads both files. It uses only fields that are set once.
+func (f *CertificateFiles) readFiles() (read filesRead) {
+	if read.certificate, read.err = readCertificateFile(f.CertificatePath); read.err == nil {
+		read.key, read.err = readCertificateFile(f.KeyPath)
+	}
+	return read
+}
+
+// readCertificateFile reads a file unless it is too large. Its errors contain the path.
+func readCertificateFile(path string) ([]byte, error) {
+	file, err := os.Open(path) //nolint:gosec // the configuration names it
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxCertificateFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxCertificateFile {
+		return nil, fmt.Errorf("%s: the file is larger than 1 MiB, which no certificate is", path)
+	}
+	return data, nil
+}
