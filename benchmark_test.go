@@ -2,6 +2,7 @@ package oauthcc
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -37,9 +38,9 @@ func (e *endpointInMemory) RoundTrip(req *http.Request) (*http.Response, error) 
 func handlerInMemory(t testing.TB, h *Handler) *Handler {
 	t.Helper()
 	if h.ClientID = t.Name(); h.Issuer == "" {
-		h.TokenEndpoint = "http://127.0.0.1/token"
+		h.TokenEndpoint = cmp.Or(h.TokenEndpoint, "http://127.0.0.1/token")
 	}
-	if h.ClientSecret == "" && h.SigningKey == nil && h.ClientAssertion == nil {
+	if h.ClientSecret == "" && h.SigningKey == nil && h.ClientAssertion == nil && h.AuthMethod != endpoint.AuthTLS {
 		h.ClientSecret = "secret"
 	}
 	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})

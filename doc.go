@@ -52,6 +52,9 @@
 // that refuses the client, endpoint.Client.Fetch resolves them once more. During a pause,
 // tokenRequest.changedSince looks for a change, and a change ends the pause.
 //
+// The files of the signing key and the client certificate are read at the same times. A certificate that was replaced
+// gets the endpoint's transport new connections (clientcertificate.go). The token at hand stays in use.
+//
 // # What logs, events, spans and the Admin API show
 //
 //   - Of a fetch: the endpoint without its query, and the client_id, both resolved. They are shown even if
@@ -88,14 +91,14 @@
 //
 // Each of the others is taken alone:
 //
-//	directory.mu (directory.go)  the list of handlers in this process
-//	Discovery.mu (endpoint)      which fetch reads an issuer's metadata
-//	nonces.mu (dpop)             the nonces of one side, by origin
-//	health.mu (fleet)            what failed in a storage
-//	sweeper.mu (fleet)           when a storage is swept
-//	answers.mu (replay)          what the upstreams of an attempt have answered
-//	attempt.mu (replay)          what ends with an attempt
-//	shownVariables.mu (replay)   the variables that are copied for placeholders
+//	directory.mu (directory.go)               the list of handlers in this process
+//	Discovery.mu (endpoint)                   which fetch reads an issuer's metadata
+//	nonces.mu (dpop)                          the nonces of one side, by origin
+//	health.mu (fleet)                         what failed in a storage
+//	sweeper.mu (fleet)                        when a storage is swept
+//	answers.mu (replay)                       what the upstreams of an attempt have answered
+//	attempt.mu (replay)                       what ends with an attempt
+//	shownVariables.mu (replay)                the variables that are copied for placeholders
 //
 // counting makes sure that no metrics are made while the last ones with the same labels are being removed. It
 // is held while its pool makes or destructs metrics. Both locks are held while Prometheus adds or deletes

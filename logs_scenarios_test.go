@@ -49,6 +49,7 @@ func logScenarios() map[string]logScenario {
 		"lock_not_had_in_time":          inVirtualTime(logLockInVain),
 		"metadata":                      inVirtualTime(logMetadata),
 		"signing_key":                   logSigningKey,
+		"client_certificate":            inVirtualTime(logClientCertificate),
 		"assertion_refused":             logAssertionRefused,
 		"assertion_missing":             logAssertionMissing,
 		"proof_refused":                 logProofRefused,
@@ -428,6 +429,20 @@ func logSigningKey(t *testing.T) string {
 		t.Errorf("the log has what is in the key's file: %s", all)
 	}
 	return g.Logs.All()
+}
+
+// One that can't be used for a moment is nothing to tell of.
+func logClientCertificate(t *testing.T) *virtualGateway {
+	f := newCertificateFolder(t)
+	f.put(365 * 24 * time.Hour)
+	g := namedApp(t, f.client())
+	g.mustGet()
+	servertest.WriteFile(t, f.keyFile(), "-----BEGIN PRIVATE KEY-----\ncanary")
+	for range 2 {
+		time.Sleep(time.Hour + time.Minute)
+		g.mustGet()
+	}
+	return g
 }
 
 func logAssertionRefused(t *testing.T) string {

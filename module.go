@@ -67,7 +67,9 @@ type Handler struct {
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
 	// How to connect to the token endpoint: TLS trust, client certificate, proxy,
-	// resolver, timeouts, as in reverse_proxy's HTTP transport.
+	// resolver, timeouts, as in reverse_proxy's HTTP transport. The files of the client
+	// certificate are read at every token request, except with HTTP/3; a pair that can't be
+	// used leaves the one before in use.
 	Transport *reverseproxy.HTTPTransport `json:"transport,omitempty"`
 
 	// Allow a token endpoint with cleartext http that is not on a loopback host.
@@ -376,6 +378,11 @@ func (h *Handler) provisionRequest(ctx caddy.Context) (endpoint.Request, error) 
 	if err := h.provisionMaxTokens(); err != nil {
 		return request, err
 	}
+	if q.certificate = newClientCertificate(h.Transport, time.Duration(h.Timeout)); q.certificate != nil {
+		if request, err = q.withCertificate(request); err != nil {
+			return request, err
+		}
+	}
 	if q.trust, err = trustOf(h.Transport); err != nil {
 		return request, fmt.Errorf("transport: %w", err)
 	}
@@ -428,6 +435,7 @@ func (h *Handler) Cleanup() error {
 	if h.Transport != nil {
 		errs = append(errs, h.Transport.Cleanup())
 	}
+	h.tokens.transport.closeIdle()
 	return errors.Join(errs...)
 }
 

@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/textproto"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -165,8 +164,12 @@ func (h *Handler) provisionTransport(ctx caddy.Context) error {
 		return fmt.Errorf("transport: %w", err)
 	}
 	h.Transport.Transport.OnProxyConnectResponse = checkProxyAnswer
+	h.tokens.transport = newEndpointTransport(h.Transport)
+	if h.request.certificate != nil {
+		h.request.certificate.showFrom(h.tokens.transport)
+	}
 	h.tokens.client = &endpoint.Client{
-		Transport:  endpointTransport{h.Transport},
+		Transport:  h.tokens.transport,
 		Timeout:    time.Duration(h.Timeout),
 		DefaultTTL: time.Duration(h.DefaultTTL),
 	}
@@ -179,22 +182,6 @@ func checkProxyAnswer(_ context.Context, _ *url.URL, _ *http.Request, res *http.
 		return &endpoint.ProxyError{Status: res.StatusCode}
 	}
 	return nil
-}
-
-// endpointTransport is Caddy's HTTP transport for requests of the gateway's own.
-type endpointTransport struct {
-	*reverseproxy.HTTPTransport
-}
-
-// RoundTrip puts a replacer into the request's context, with which the transport resolves the placeholders of its
-// options.
-func (t endpointTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	res, err := t.HTTPTransport.RoundTrip(req.WithContext(
-		context.WithValue(req.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer())))
-	if dial, ok := errors.AsType[reverseproxy.DialError](err); ok {
-		return nil, &endpoint.DialError{Text: dial.Error()}
-	}
-	return res, err
 }
 
 // proofKeys holds the process's DPoP key as long as a configuration uses it. Tokens that survive a reload are bound
@@ -257,31 +244,15 @@ func (h *Handler) provisionStorage(ctx caddy.Context) error {
 		return errors.New("storage: with dpop tokens are bound to a key of this process and useless to others; remove one of them")
 	case credential == endpoint.CredentialNone && h.Grant == nil:
 		return fmt.Errorf("storage: tokens are encrypted with the client's credential, and auth_method %s has none; remove storage", h.AuthMethod)
-	}
-	if credential == endpoint.CredentialCertificate {
-		var err error
-		if h.request.certificateKey, err = readCertificateKey(h.Transport); err != nil {
-			return err
-		}
+	case credential == endpoint.CredentialCertificate && h.request.certificate == nil:
+		return errors.New("storage: tokens are encrypted with the key of the client certificate, which has to be in a file; write transport { tls_client_auth <certificate> <key> }")
 	}
 	storage, err := h.loadStorage(ctx)
 	if err != nil {
 		return fmt.Errorf("storage: %w", err)
 	}
-	h.tokens.sharing = fleet.New(storage, time.Duration(h.Timeout), h.tokens.ahead, h.request.trust.fields(), h.reporter.logger)
+	h.tokens.sharing = fleet.New(storage, time.Duration(h.Timeout), h.tokens.ahead, []string{h.request.trust}, h.reporter.logger)
 	return nil
-}
-
-// readCertificateKey reads the private key of the client certificate.
-func readCertificateKey(t *reverseproxy.HTTPTransport) ([]byte, error) {
-	if t.TLS.ClientCertificateKeyFile == "" {
-		return nil, errors.New("storage: tokens are encrypted with the key of the client certificate, which has to be in a file; write transport { tls_client_auth <certificate> <key> }")
-	}
-	key, err := os.ReadFile(t.TLS.ClientCertificateKeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("transport: %w", err)
-	}
-	return key, nil
 }
 
 // loadStorage returns the storage that the option names, or Caddy's own.

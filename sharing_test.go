@@ -28,7 +28,7 @@ func newFleet(t *testing.T, storage certmagic.Storage, size int, options func() 
 			g.tokens.client.Transport = g.endpoint
 		}
 		g.tokens.source = &grantSource{h: g.Handler, grant: tokencache.NewGrant()}
-		g.tokens.sharing = fleet.New(storage, time.Duration(g.Timeout), g.tokens.ahead, g.request.trust.fields(), g.reporter.logger)
+		g.tokens.sharing = fleet.New(storage, time.Duration(g.Timeout), g.tokens.ahead, []string{g.request.trust}, g.reporter.logger)
 		gateways = append(gateways, g)
 	}
 	return gateways

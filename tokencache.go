@@ -38,13 +38,14 @@ type pooledTable struct {
 // tokenAccess is a configuration's way to its tokens.
 type tokenAccess struct {
 	// Set by Provision.
-	key     endpoint.GrantKey
-	client  *endpoint.Client
-	server  *endpoint.Discovery // what is known of the issuer
-	sharing *fleet.Sharing      // nil without storage
-	ahead   tokencache.RefreshAhead
-	source  *grantSource      // nil if the grant differs from request to request
-	table   *tokencache.Table // nil if it does not
+	key       endpoint.GrantKey
+	client    *endpoint.Client
+	transport *endpointTransport  // of the client
+	server    *endpoint.Discovery // what is known of the issuer
+	sharing   *fleet.Sharing      // nil without storage
+	ahead     tokencache.RefreshAhead
+	source    *grantSource      // nil if the grant differs from request to request
+	table     *tokencache.Table // nil if it does not
 
 	slots    chan struct{}                 // holds an element for each fetch of the table in progress
 	prepared atomic.Pointer[preparedToken] // the last one of the source

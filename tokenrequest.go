@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,17 +28,17 @@ const changeLookup = time.Second
 // and variables change.
 type tokenRequest struct {
 	// Set by Provision.
-	h              *Handler           // whose options are read
-	grant          *endpoint.JWTGrant // as it is written; nil for the client-credentials grant
-	assertionType  string             // of an assertion that somebody else makes; empty without
-	assertions     endpoint.AssertionOptions
-	keyFile        *endpoint.KeyFile // of signing_key; nil without
-	proofs         *dpop.Key         // nil without dpop
-	trust          trust
-	certificateKey []byte               // of the client certificate, in PEM; nil without storage
-	placeholders   []requestPlaceholder // of the request; nil if the grant is the same for all
-	names          nameLimits           // where operators see the grant
-	varies         bool                 // placeholders can stand for something else by now
+	h             *Handler           // whose options are read
+	grant         *endpoint.JWTGrant // as it is written; nil for the client-credentials grant
+	assertionType string             // of an assertion that somebody else makes; empty without
+	assertions    endpoint.AssertionOptions
+	keyFile       *endpoint.KeyFile    // of signing_key; nil without
+	certificate   *clientCertificate   // of transport; nil if it is not in a file
+	proofs        *dpop.Key            // nil without dpop
+	trust         string               // how the endpoint is trusted: the options of TLS, in JSON
+	placeholders  []requestPlaceholder // of the request; nil if the grant is the same for all
+	names         nameLimits           // where operators see the grant
+	varies        bool                 // placeholders or files can stand for something else by now
 
 	resolving  chan struct{}             // holds one element while placeholders are resolved
 	lookFailed atomic.Pointer[time.Time] // when placeholders could last not be resolved
@@ -84,11 +83,31 @@ func (q *tokenRequest) resolve(request standIn) (endpoint.Request, error) {
 	} else if r.Signs() {
 		r.Assertion = endpoint.NewAssertion(assertions, nil)
 	}
+	if q.certificate != nil {
+		var err error
+		if r, err = q.withCertificate(r); err != nil {
+			return r, err
+		}
+	}
 	if q.h.ClientAssertion != nil {
 		var err error
 		r.ClientAssertion, err = q.resolveClientAssertion(request)
 		return r, err
 	}
+	return r, nil
+}
+
+// withCertificate adds the client certificate to a request.
+func (q *tokenRequest) withCertificate(r endpoint.Request) (endpoint.Request, error) {
+	pair, stale, err := q.certificate.look()
+	if err != nil {
+		return r, err
+	}
+	o := &q.h.reporter
+	if stale != nil {
+		o.logger.Warn("the client certificate can't be used; the previous one stays in use", o.grantFields(zap.Error(stale))...)
+	}
+	r.Certificate, r.CertificateKey = pair.Certificate, pair.Key
 	return r, nil
 }
 
@@ -129,7 +148,7 @@ func (q *tokenRequest) template() endpoint.Request {
 		ClientID: h.ClientID, ClientSecret: h.ClientSecret, AuthMethod: h.AuthMethod,
 		Format: h.RequestFormat, Scopes: h.Scopes, Audience: h.Audience, Resource: h.Resource,
 		Params: h.Params, Headers: h.RequestHeaders, TTL: time.Duration(h.TTL), ResponseFields: h.ResponseFields,
-		HasCertificate: hasClientCertificate(h.Transport), CertificateKey: q.certificateKey,
+		HasCertificate: hasClientCertificate(h.Transport),
 	}
 	r.Grant, r.ClientAssertionType = q.grant, q.assertionType
 	if h.ClientAssertion != nil {
@@ -155,7 +174,7 @@ func (q *tokenRequest) grantKey(r endpoint.Request) (endpoint.GrantKey, error) {
 	if err != nil {
 		return endpoint.GrantKey{}, fmt.Errorf("transport: %w", err)
 	}
-	groups := slices.Concat(r.Fields(), q.template().Fields(), [][]string{{string(transport), q.trust.certificate}})
+	groups := slices.Concat(r.Fields(), q.template().Fields(), [][]string{{string(transport), r.Certificate}})
 	if q.placeholders != nil {
 		groups = append(groups, []string{strconv.Itoa(q.h.MaxTokens)})
 	}
@@ -165,28 +184,13 @@ func (q *tokenRequest) grantKey(r endpoint.Request) (endpoint.GrantKey, error) {
 	return endpoint.NewGrantKey(groups...), nil
 }
 
-// trust is how the endpoint is trusted, and how it trusts the client.
-type trust struct {
-	tls         string // the options of TLS, in JSON
-	certificate string // content of the client certificate's file; empty without
-}
-
-func (t trust) fields() []string { return []string{t.tls, t.certificate} }
-
-// trustOf reads the client certificate of the transport, which can be nil.
-func trustOf(t *reverseproxy.HTTPTransport) (trust, error) {
-	if t == nil || t.TLS == nil {
-		return trust{tls: "null"}, nil
-	}
-	var certificate []byte
-	if t.TLS.ClientCertificateFile != "" {
-		var err error
-		if certificate, err = os.ReadFile(t.TLS.ClientCertificateFile); err != nil {
-			return trust{}, err
-		}
+// trustOf returns how a transport, which can be nil, trusts the endpoint.
+func trustOf(t *reverseproxy.HTTPTransport) (string, error) {
+	if t == nil {
+		return "null", nil
 	}
 	tls, err := json.Marshal(t.TLS)
-	return trust{tls: string(tls), certificate: string(certificate)}, err
+	return string(tls), err
 }
 
 // public is what operators may see of a token request: the resolved one, or for tenants the one that is written in

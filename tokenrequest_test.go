@@ -79,7 +79,7 @@ func caddyTransport(t *testing.T, config string) http.RoundTripper {
 		_ = transport.Cleanup()
 		cancel()
 	})
-	return endpointTransport{transport}
+	return newEndpointTransport(transport)
 }
 
 // startResolver answers every question with: no such name.

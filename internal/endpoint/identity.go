@@ -39,12 +39,16 @@ func (r Request) Key() GrantKey {
 	if r.ClientAssertion != "" {
 		fields = append(fields, []string{r.ClientAssertion})
 	}
+	if r.Certificate != "" {
+		fields = append(fields, []string{"certificate", r.Certificate})
+	}
 	return NewGrantKey(fields...)
 }
 
 // PortableKey identifies the same on all gateways. It does not depend on the path of the signing key's
 // file, nor on the endpoint that the issuer has now. trust says how the endpoint is trusted, such as by
 // which certificates: a strict gateway must not take a token from a gateway that trusts any server.
+// How the endpoint trusts the client counts as well: a token can be bound to the client certificate.
 //
 // Gateways of different versions share tokens by this key. So its fields and their order must not
 // change.
@@ -53,11 +57,12 @@ func (r Request) PortableKey(trust []string) GrantKey {
 	if r.Issuer != "" {
 		r.Endpoint = "" // a discovered endpoint is not known at first, and can change
 	}
-	return NewGrantKey(append(r.Fields(), trust)...)
+	return NewGrantKey(append(r.Fields(), append(slices.Clone(trust), r.Certificate))...)
 }
 
 // Fields returns what Key hashes, for keys that cover more than the request. It is all but the content of
-// ClientAssertion: another assertion of the same client does not ask for another token.
+// ClientAssertion, as another assertion of the same client does not ask for another token, and of the client
+// certificate.
 func (r Request) Fields() [][]string {
 	insecure := ""
 	if r.Issuer != "" && r.InsecureHTTP {

@@ -30,6 +30,7 @@ type Request struct {
 	AuthMethod     string    // one of MethodNames
 	Assertion      Assertion // for methods that sign one
 	HasCertificate bool      // the transport has a client certificate
+	Certificate    string    // it, in PEM; empty if it is not in a file
 	CertificateKey []byte    // its private key in PEM; only Credential needs it
 	Proofs         *dpop.Key // the key to which the token is bound; nil for a Bearer token
 

@@ -20,11 +20,14 @@ import (
 
 func testRecordKey(t testing.TB, change func(*endpoint.Request)) recordKey {
 	t.Helper()
-	r := endpoint.Request{Endpoint: "https://auth.example.com/token", ClientID: "app", ClientSecret: "s3cret-canary", AuthMethod: endpoint.AuthSecretBasic}
+	r := endpoint.Request{
+		Endpoint: "https://auth.example.com/token", ClientID: "app", ClientSecret: "s3cret-canary", AuthMethod: endpoint.AuthSecretBasic,
+		Certificate: "certificate",
+	}
 	if change != nil {
 		change(&r)
 	}
-	key, err := recordKeyFor(r, []string{"tls", "certificate"})
+	key, err := recordKeyFor(r, []string{"tls"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,13 +101,14 @@ func TestSharedTokenIsBoundToItsGrant(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*endpoint.Request){
-		"secret":   func(r *endpoint.Request) { r.ClientSecret = "another" },
-		"client":   func(r *endpoint.Request) { r.ClientID = "another" },
-		"endpoint": func(r *endpoint.Request) { r.Endpoint += "/v2" },
-		"issuer":   func(r *endpoint.Request) { r.Issuer = "https://auth.example.com" },
-		"scope":    func(r *endpoint.Request) { r.Scopes = []string{"admin"} },
-		"audience": func(r *endpoint.Request) { r.Audience = []string{"other"} },
-		"header":   func(r *endpoint.Request) { r.Headers = map[string][]string{"X-Key": {"1"}} },
+		"secret":              func(r *endpoint.Request) { r.ClientSecret = "another" },
+		"client":              func(r *endpoint.Request) { r.ClientID = "another" },
+		"endpoint":            func(r *endpoint.Request) { r.Endpoint += "/v2" },
+		"issuer":              func(r *endpoint.Request) { r.Issuer = "https://auth.example.com" },
+		"scope":               func(r *endpoint.Request) { r.Scopes = []string{"admin"} },
+		"audience":            func(r *endpoint.Request) { r.Audience = []string{"other"} },
+		"header":              func(r *endpoint.Request) { r.Headers = map[string][]string{"X-Key": {"1"}} },
+		"another certificate": func(r *endpoint.Request) { r.Certificate = "another certificate" },
 	} {
 		other := testRecordKey(t, change)
 		if _, ok := other.open(sealed); ok {
@@ -114,9 +118,12 @@ func TestSharedTokenIsBoundToItsGrant(t *testing.T) {
 			t.Errorf("%s: at the same place", name)
 		}
 	}
-	r := endpoint.Request{Endpoint: "https://auth.example.com/token", ClientID: "app", ClientSecret: "s3cret-canary", AuthMethod: endpoint.AuthSecretBasic}
-	if other, err := recordKeyFor(r, []string{"tls", "another certificate"}); err != nil || other.path() == key.path() {
-		t.Errorf("another certificate leads to the same place, %v", err)
+	r := endpoint.Request{
+		Endpoint: "https://auth.example.com/token", ClientID: "app", ClientSecret: "s3cret-canary", AuthMethod: endpoint.AuthSecretBasic,
+		Certificate: "certificate",
+	}
+	if other, err := recordKeyFor(r, []string{"other tls"}); err != nil || other.path() == key.path() {
+		t.Errorf("another trust leads to the same place, %v", err)
 	}
 }
 

@@ -19,7 +19,7 @@ type Sharing struct {
 
 	timeout time.Duration           // of a fetch as a whole
 	ahead   tokencache.RefreshAhead // when a token is stale
-	trust   []string                // how the endpoint is trusted, and with which certificate
+	trust   []string                // how the endpoint is trusted
 	logger  *zap.Logger
 
 	now func() time.Time // the machine's clock, by which records are dated
@@ -30,9 +30,9 @@ type Sharing struct {
 //
 // timeout is the longest that a whole fetch can take, with its waits and token requests. ahead says
 // when a token is stale: another gateway's stale token does not replace a stale one. trust says how
-// the endpoint is trusted, and with which client certificate. It is a part of what identifies a
-// token, so gateways with another trust don't share. It is logged when the storage fails, when it
-// works again, and when the wait for a lock times out.
+// the endpoint is trusted. It is a part of what identifies a token, so gateways with another trust
+// don't share. It is logged when the storage fails, when it works again, and when the wait for a lock
+// times out.
 func New(storage certmagic.Storage, timeout time.Duration, ahead tokencache.RefreshAhead, trust []string, logger *zap.Logger) *Sharing {
 	bounded := newBoundedStorage(storage, logger)
 	return &Sharing{

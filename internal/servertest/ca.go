@@ -129,12 +129,19 @@ func (ca *CA) StartForClients(t testing.TB, handler http.Handler) *httptest.Serv
 // Start runs a server over TLS.
 func (ca *CA) Start(t testing.TB, certificate tls.Certificate, handler http.Handler, client tls.ClientAuthType) *httptest.Server {
 	t.Helper()
+	server := ca.Unstarted(t, certificate, handler, client)
+	server.StartTLS()
+	return server
+}
+
+// Unstarted is a server for a test to start, with StartTLS.
+func (ca *CA) Unstarted(t testing.TB, certificate tls.Certificate, handler http.Handler, client tls.ClientAuthType) *httptest.Server {
+	t.Helper()
 	trusted := x509.NewCertPool()
 	trusted.AddCert(ca.Certificate)
 	server := httptest.NewUnstartedServer(handler)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}, ClientAuth: client, ClientCAs: trusted}
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // failed handshakes are what these tests are about
-	server.StartTLS()
 	t.Cleanup(server.Close)
 	return server
 }

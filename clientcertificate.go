@@ -1,0 +1,125 @@
+package oauthcc
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+)
+
+// clientCertificate is the certificate that the gateway shows to the token endpoint, from the files that transport
+// names. Caddy's transport reads them once.
+type clientCertificate struct {
+	files     endpoint.CertificateFiles // only look uses it
+	fixed     bool                      // the certificate can't be replaced
+	transport *endpointTransport        // nil until it is provisioned
+
+	inUse atomic.Pointer[endpoint.ClientCertificate] // nil until the first look
+}
+
+// newClientCertificate returns nil if the transport, which can be nil, has no certificate in a file.
+func newClientCertificate(t *reverseproxy.HTTPTransport, timeout time.Duration) *clientCertificate {
+	if t == nil || t.TLS == nil || t.TLS.ClientCertificateFile == "" || t.TLS.ClientCertificateKeyFile == "" {
+		return nil
+	}
+	return &clientCertificate{
+		files: endpoint.CertificateFiles{
+			CertificatePath: t.TLS.ClientCertificateFile, KeyPath: t.TLS.ClientCertificateKeyFile,
+			Patience: min(changeLookup/2, timeout/4), // so that the look and the fetch around it don't time out as well
+		},
+		fixed: slices.Equal(t.Versions, []string{"3"}), // Caddy gives nobody access to how its HTTP/3 connections are made
+	}
+}
+
+// look reads the files. From then on, the transport uses what it returns. One caller at a time may look. stale says,
+// once, why that is not the pair in the files.
+func (c *clientCertificate) look() (pair *endpoint.ClientCertificate, stale, err error) {
+	before := c.inUse.Load()
+	if c.fixed && before != nil {
+		return before, nil, nil
+	}
+	pair, stale, err = c.files.Read()
+	if err != nil || pair == before {
+		return pair, stale, err
+	}
+	c.inUse.Store(pair)
+	if c.transport != nil {
+		c.transport.renew()
+	}
+	return pair, stale, nil
+}
+
+// showFrom has the transport show the certificate that is in use at each handshake.
+func (c *clientCertificate) showFrom(t *endpointTransport) {
+	c.transport = t
+	if c.fixed {
+		return
+	}
+	config := t.current.Load().Transport.TLSClientConfig
+	config.Certificates, config.GetClientCertificate = nil, c.forServer
+}
+
+// forServer returns the certificate, or an empty one if the server says that it would not accept it, like
+// crypto/tls does with Certificates.
+func (c *clientCertificate) forServer(server *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	pair := c.inUse.Load()
+	if isAccepted := server.SupportsCertificate(&pair.TLS) == nil; isAccepted {
+		return &pair.TLS, nil
+	}
+	return new(tls.Certificate), nil
+}
+
+// endpointTransport is Caddy's HTTP transport for requests of the gateway's own.
+type endpointTransport struct {
+	current atomic.Pointer[reverseproxy.HTTPTransport]
+}
+
+// newEndpointTransport uses a transport that is provisioned.
+func newEndpointTransport(t *reverseproxy.HTTPTransport) *endpointTransport {
+	transport := new(endpointTransport)
+	transport.current.Store(t)
+	return transport
+}
+
+// RoundTrip puts a replacer into the request's context, with which the transport resolves the placeholders of its
+// options.
+func (t *endpointTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := t.current.Load().RoundTrip(req.WithContext(
+		context.WithValue(req.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer())))
+	if dial, ok := errors.AsType[reverseproxy.DialError](err); ok {
+		return nil, &endpoint.DialError{Text: dial.Error()}
+	}
+	return res, err
+}
+
+// renew has requests from now on use new connections: a certificate is shown only when one is made. The connections
+// before are closed when they have nothing to do. To close the idle ones is not enough: over HTTP/2, a connection
+// that is in use would be used for further requests.
+func (t *endpointTransport) renew() {
+	before := t.current.Load()
+	next := *before
+	next.Transport = before.Transport.Clone()
+	if _, speaksHTTP2 := before.Transport.TLSNextProto["h2"]; speaksHTTP2 {
+		next.Transport.TLSNextProto = nil // it leads to the connections before
+		next.Transport.Protocols = new(http.Protocols)
+		next.Transport.Protocols.SetHTTP1(true)
+		next.Transport.Protocols.SetHTTP2(true)
+	}
+	t.current.Store(&next)
+	before.Transport.CloseIdleConnections()
+}
+
+// closeIdle closes the connections that have nothing to do. Nil if the transport was never provisioned.
+func (t *endpointTransport) closeIdle() {
+	if t != nil {
+		t.current.Load().Transport.CloseIdleConnections()
+	}
+}
