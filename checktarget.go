@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -19,6 +20,7 @@ import (
 func (h *Handler) target(before passedMaps, given map[string]string) check.Target {
 	t := check.Target{
 		GrantKey: h.tokens.key, Template: h.request.template(), Bound: h.carrier.prover != nil, Client: h.tokens.client,
+		Notes: h.reporter.certificates.notes(time.Now()),
 	}
 	client := []string{h.TokenEndpoint, h.Issuer, h.ClientID, h.ClientSecret, h.AuthMethod}
 	var values []string

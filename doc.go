@@ -92,6 +92,8 @@
 // Each of the others is taken alone:
 //
 //	directory.mu (directory.go)               the list of handlers in this process
+//	certificates.mu (certificates.go)         the certificates that a handler uses
+//	certificateWarnings.mu (certificates.go)  when certificates were warned of
 //	Discovery.mu (endpoint)                   which fetch reads an issuer's metadata
 //	nonces.mu (dpop)                          the nonces of one side, by origin
 //	health.mu (fleet)                         what failed in a storage

@@ -21,6 +21,7 @@ func wantNoLock(t *testing.T, h *Handler, during string) {
 	t.Helper()
 	for name, lock := range map[string]*sync.Mutex{
 		"directory.mu": &handlers.mu, "counting": &counting.Mutex, "grantMetrics.mu": &h.reporter.metrics.mu,
+		"certificates.mu": &h.reporter.certificates.mu, "certificateWarnings.mu": &certificateWarnings.mu,
 	} {
 		if !isFree(lock) {
 			t.Errorf("%s is held during %s", name, during)

@@ -50,6 +50,7 @@ func logScenarios() map[string]logScenario {
 		"metadata":                      inVirtualTime(logMetadata),
 		"signing_key":                   logSigningKey,
 		"client_certificate":            inVirtualTime(logClientCertificate),
+		"certificate_expires":           inVirtualTime(logCertificateExpires),
 		"assertion_refused":             logAssertionRefused,
 		"assertion_missing":             logAssertionMissing,
 		"proof_refused":                 logProofRefused,
@@ -440,6 +441,17 @@ func logClientCertificate(t *testing.T) *virtualGateway {
 	servertest.WriteFile(t, f.keyFile(), "-----BEGIN PRIVATE KEY-----\ncanary")
 	for range 2 {
 		time.Sleep(time.Hour + time.Minute)
+		g.mustGet()
+	}
+	return g
+}
+
+func logCertificateExpires(t *testing.T) *virtualGateway {
+	f := newCertificateFolder(t)
+	f.put(150 * day)
+	g := namedApp(t, f.client())
+	for _, days := range []time.Duration{119, 2, 30} {
+		time.Sleep(days * day)
 		g.mustGet()
 	}
 	return g

@@ -21,6 +21,9 @@ const (
 	clientIDLabel = "client_id"
 )
 
+// certificateLabel is for what a certificate is used.
+const certificateLabel = "certificate"
+
 // dynamicClientID is the client_id of a handler with tenants. Their ids come from requests, and no client of the
 // gateway may be able to make more series.
 const dynamicClientID = "dynamic"
@@ -55,7 +58,7 @@ type collector struct {
 	requests, fetches, rejections *prometheus.CounterVec
 	fetchDuration, waitDuration   *prometheus.HistogramVec
 	lastSuccess                   *prometheus.GaugeVec
-	expiry, tokens                *prometheus.Desc // read when they are collected
+	expiry, tokens, certificates  *prometheus.Desc // read when they are collected
 }
 
 func newCollector() *collector {
@@ -77,9 +80,10 @@ func newCollector() *collector {
 		lastSuccess: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: name("token_last_success_timestamp_seconds"), Help: "When a token was obtained the last time.",
 		}, labels()),
-		rejections: counter("upstream_rejections_total", "Requests whose token the upstream rejected, by what became of them: cured, uncured, passed or not_replayable.", "outcome"),
-		expiry:     prometheus.NewDesc(name("token_expiry_timestamp_seconds"), "When the token expires.", labels(), nil),
-		tokens:     prometheus.NewDesc(name("tokens"), "Tokens that are held, expired ones included.", labels(), nil),
+		rejections:   counter("upstream_rejections_total", "Requests whose token the upstream rejected, by what became of them: cured, uncured, passed or not_replayable.", "outcome"),
+		expiry:       prometheus.NewDesc(name("token_expiry_timestamp_seconds"), "When the token expires.", labels(), nil),
+		tokens:       prometheus.NewDesc(name("tokens"), "Tokens that are held, expired ones included.", labels(), nil),
+		certificates: prometheus.NewDesc(name("certificate_expiry_timestamp_seconds"), "When the certificate in use expires, by what it is for.", labels(certificateLabel), nil),
 	}
 }
 
@@ -95,6 +99,7 @@ func (c *collector) Describe(descs chan<- *prometheus.Desc) {
 	}
 	descs <- c.expiry
 	descs <- c.tokens
+	descs <- c.certificates
 }
 
 // Collect implements prometheus.Collector.
@@ -108,6 +113,9 @@ func (c *collector) Collect(found chan<- prometheus.Metric) {
 			seconds := float64(held.expiry().UnixMilli()) / 1000
 			found <- prometheus.MustNewConstMetric(c.expiry, prometheus.GaugeValue, seconds, labels.endpoint, labels.clientID)
 		}
+	}
+	for labels, expiry := range certificateExpiries() {
+		found <- prometheus.MustNewConstMetric(c.certificates, prometheus.GaugeValue, float64(expiry.Unix()), labels.endpoint, labels.clientID, labels.use)
 	}
 }
 

@@ -352,6 +352,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.reporter.public = h.request.public(request)
+	h.reporter.warnOfCertificates()
 	if err := h.provisionMetrics(ctx, request); err != nil {
 		return err
 	}

@@ -27,6 +27,8 @@ type reporter struct {
 	// Nil if there is no events app, as without Caddy's configuration.
 	events     *caddyevents.App
 	eventQueue *eventQueue
+
+	certificates certificates // in use
 }
 
 // report counts a fetch, logs it and emits its event.

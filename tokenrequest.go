@@ -107,6 +107,7 @@ func (q *tokenRequest) withCertificate(r endpoint.Request) (endpoint.Request, er
 	if stale != nil {
 		o.logger.Warn("the client certificate can't be used; the previous one stays in use", o.grantFields(zap.Error(stale))...)
 	}
+	o.certificates.put(newCertificate(certificateOfClient, q.certificate.files.CertificatePath, pair.TLS.Leaf))
 	r.Certificate, r.CertificateKey = pair.Certificate, pair.Key
 	return r, nil
 }
@@ -227,6 +228,7 @@ func (q *tokenRequest) resolveWithin(ctx context.Context, values []string) (endp
 		go func() {
 			request, err := q.resolve(q.standIn(values))
 			if err == nil {
+				q.h.reporter.warnOfCertificates()
 				err = q.check(request)
 			}
 			<-q.resolving // before the outcome is sent, so that the caller can look again immediately

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -175,5 +176,30 @@ func TestClientCertificateIsReplacedUnderLoad(t *testing.T) {
 				t.Errorf("asked with %s", last.protocol)
 			}
 		})
+	}
+}
+
+func TestCertificateExpiryIsInTheMetrics(t *testing.T) {
+	s, upstream := startCertificateServer(t), gatewaytest.StartAPI(t)
+	config := gatewaytest.Monitored(s.options("app", "") + upstream.Proxy())
+	g := gatewaytest.Start(t, config)
+	name := fmt.Sprintf("certificate_expiry_timestamp_seconds{certificate=\"client\",client_id=\"app\",endpoint=\"%s/token\"}", strings.TrimPrefix(s.url, "https://"))
+	want := func(when string, left time.Duration) {
+		t.Helper()
+		got := time.Until(time.Unix(int64(gatewaytest.Scrape(g)[name]), 0))
+		if off := got - left; off < -time.Hour || off > time.Hour {
+			t.Errorf("%s: expires in %v", when, got)
+		}
+	}
+	want("at first", 24*time.Hour)
+	certificate, key := s.ca.ClientPair(t, "new", time.Now(), time.Now().Add(1000*time.Hour))
+	s.publish(t, pair{certificate, key})
+	g.Get("/")
+	want("replaced", 1000*time.Hour)
+	g.Reload(config)
+	want("after a reload", 1000*time.Hour)
+	g.Reload(gatewaytest.Monitored(upstream.Proxy()))
+	if value, ok := gatewaytest.Scrape(g)[name]; ok {
+		t.Errorf("%v is left", value)
 	}
 }
