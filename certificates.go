@@ -11,12 +11,16 @@ import (
 )
 
 // What a certificate is for: the values of the label and the log field certificate.
-const certificateOfClient = "client"
+const (
+	certificateOfClient = "client"      // of the connection to the token endpoint
+	certificateOfKey    = "signing_key" // named in assertions
+)
 
-// Certificates are warned of from a quarter of their life before its end on, but no earlier than 30 days before it:
-// what renews short-lived ones does so when a third is left.
+// Certificates are warned of from 30 days before their end on. One that lives for a week at most is renewed by a program,
+// mostly when a third of its life is left: it is warned of when a quarter is left.
 const (
 	certificateWarningTime  = 30 * 24 * time.Hour
+	certificateShortLife    = 7 * 24 * time.Hour
 	certificateWarningShare = 4
 	certificateWarningPause = 24 * time.Hour // from one warning to the next
 )
@@ -35,7 +39,11 @@ func newCertificate(use, file string, leaf *x509.Certificate) certificate {
 
 // endsSoon reports whether operators should know that the certificate ends. It is also true after the end.
 func (c certificate) endsSoon(now time.Time) bool {
-	return now.After(c.notAfter.Add(-min(certificateWarningTime, c.notAfter.Sub(c.notBefore)/certificateWarningShare)))
+	ahead := certificateWarningTime
+	if life := c.notAfter.Sub(c.notBefore); life <= certificateShortLife {
+		ahead = life / certificateWarningShare
+	}
+	return now.After(c.notAfter.Add(-ahead))
 }
 
 func (c certificate) hasEnded(now time.Time) bool { return now.After(c.notAfter) }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
 )
 
 const day = 24 * time.Hour
@@ -22,8 +24,10 @@ func TestWhenACertificateEndsSoon(t *testing.T) {
 		{"of a year, in time", 365 * day, 31 * day, false},
 		{"of a year, a month before", 365 * day, 30*day - 1, true},
 		{"of a year, over", 365 * day, -time.Second, true},
-		{"of three months, when it is usually renewed", 90 * day, 29 * day, false},
-		{"of three months, that was not renewed", 90 * day, 22 * day, true},
+		{"of three months", 90 * day, 30*day + 1, false},
+		{"of three months, that was not renewed", 90 * day, 29 * day, true},
+		{"of ten days", 10 * day, 9 * day, true},
+		{"of a week", 7 * day, 2 * day, false},
 		{"of a day, when it is usually renewed", day, 8 * time.Hour, false},
 		{"of a day, that was not renewed", day, 6*time.Hour - 1, true},
 		{"that never was valid", 0, -time.Hour, true},
@@ -145,6 +149,32 @@ func TestCertificateExpiryIsAMetric(t *testing.T) {
 	if got := gatherCertificates(t); len(got) > 0 {
 		t.Errorf("left: %v", got)
 	}
+}
+
+// The certificate of a key is told of like that of a connection, each for itself.
+func TestCertificateOfAKeyIsToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newCertificateFolder(t)
+		f.put(365 * day)
+		g := newVirtualGateway(t, &Handler{
+			AuthMethod: endpoint.AuthPrivateKeyJWT, SigningKey: &SigningKey{File: f.keyFile(), Certificate: f.certificateFile()},
+		})
+		name := "certificate=signing_key client_id=" + t.Name() + " endpoint=127.0.0.1/token"
+		if got := gatherCertificates(t); len(got) != 1 || time.Unix(int64(got[name]), 0).Sub(time.Now()) < 364*day {
+			t.Errorf("gathered %v", got)
+		}
+		time.Sleep(340 * day)
+		g.mustGet()
+		if soon, expired := g.certificateWarnings(); soon != 1 || expired != 0 {
+			t.Errorf("%d warnings, %d after the end", soon, expired)
+		}
+		f.put(365 * day)
+		time.Sleep(2 * time.Hour)
+		g.mustGet()
+		if got := gatherCertificates(t); time.Unix(int64(got[name]), 0).Sub(time.Now()) < 364*day {
+			t.Errorf("after it was replaced gathered %v", got)
+		}
+	})
 }
 
 func TestCheckNotesCertificatesThatEndSoon(t *testing.T) {

@@ -68,16 +68,7 @@ func (q *tokenRequest) resolve(request standIn) (endpoint.Request, error) {
 		return r, p.err
 	}
 	if q.keyFile != nil {
-		key, news, err := q.keyFile.Read()
-		if err != nil {
-			return r, err
-		}
-		if news != nil {
-			o := &q.h.reporter
-			o.logger.Warn("the signing key can't be used; the previous key stays in use", o.grantFields(zap.Error(news))...)
-		}
-		r.Assertion = endpoint.NewAssertion(assertions, key)
-		if err := completeFromKey(&r, key); err != nil {
+		if err := q.sign(&r, assertions); err != nil {
 			return r, err
 		}
 	} else if r.Signs() {
@@ -95,6 +86,23 @@ func (q *tokenRequest) resolve(request standIn) (endpoint.Request, error) {
 		return r, err
 	}
 	return r, nil
+}
+
+// sign has a request signed with the key in the file.
+func (q *tokenRequest) sign(r *endpoint.Request, assertions endpoint.AssertionOptions) error {
+	key, news, err := q.keyFile.Read()
+	if err != nil {
+		return err
+	}
+	o := &q.h.reporter
+	if news != nil {
+		o.logger.Warn("the signing key can't be used; the previous key stays in use", o.grantFields(zap.Error(news))...)
+	}
+	if certificate := key.Certificate(); certificate != nil {
+		o.certificates.put(newCertificate(certificateOfKey, q.keyFile.Certificate, certificate))
+	}
+	r.Assertion = endpoint.NewAssertion(assertions, key)
+	return completeFromKey(r, key)
 }
 
 // withCertificate adds the client certificate to a request.

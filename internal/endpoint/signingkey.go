@@ -16,7 +16,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -45,12 +44,12 @@ func (k *PrivateKey) ServiceAccount() (email, tokenEndpoint string) {
 	return k.account.email, k.account.tokenEndpoint
 }
 
-// Expiry returns the end of the key's certificate. It is zero without one.
-func (k *PrivateKey) Expiry() time.Time {
+// Certificate returns the key's certificate, or nil if it has none.
+func (k *PrivateKey) Certificate() *x509.Certificate {
 	if len(k.certificates) == 0 {
-		return time.Time{}
+		return nil
 	}
-	return k.certificates[0].NotAfter
+	return k.certificates[0]
 }
 
 // ParsePrivateKey reads a private key in PEM (PKCS #8, PKCS #1 or SEC 1), as a JWK (RFC 7517), or in the
