@@ -22,7 +22,20 @@ func (h *Handler) target(before passedMaps, given map[string]string) check.Targe
 		GrantKey: h.tokens.key, Template: h.request.template(), Bound: h.carrier.prover != nil, Client: h.tokens.client,
 		Notes: h.reporter.certificates.notes(time.Now()),
 	}
+	t.Template.ClientID = h.reporter.public.ClientID
+	if t.Template.Endpoint == "" && t.Template.Issuer == "" { // it is in the key's file
+		t.Template.Endpoint = h.reporter.public.Endpoint
+	}
 	client := []string{h.TokenEndpoint, h.Issuer, h.ClientID, h.ClientSecret, h.AuthMethod}
+	if h.ClientAssertion != nil {
+		client = append(client, "client_assertion", h.ClientAssertion.Value)
+	}
+	if h.SigningKey != nil {
+		client = append(client, "signing_key", h.SigningKey.File)
+	}
+	if h.Grant != nil {
+		client = append(client, "grant", h.Grant.Issuer)
+	}
 	var values []string
 	if h.tokens.table != nil {
 		stub := stubRequest{before: before, given: given}

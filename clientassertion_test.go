@@ -99,14 +99,15 @@ func TestAssertionThatComesLater(t *testing.T) {
 		if a := g.get(); a.status != 502 || a.cause != "refused" || len(sent()) != 0 {
 			t.Errorf("without an assertion got %+v, and %d were sent", a, len(sent()))
 		}
-		for _, content := range []string{"", "\n"} { // it is just being written
+		whole := projected(t, 1, time.Now().Add(time.Hour))
+		for _, content := range []string{"", "\n", whole[:40], whole[:5000]} { // it is just being written
 			servertest.WriteFile(t, file, content)
 			time.Sleep(2 * time.Second)
 			if a := g.get(); a.status != 502 || len(sent()) != 0 {
 				t.Errorf("with %q got %+v, and %d were sent", content, a, len(sent()))
 			}
 		}
-		servertest.WriteFile(t, file, projected(t, 1, time.Now().Add(time.Hour)))
+		servertest.WriteFile(t, file, whole)
 		start := time.Now()
 		for g.get().status != 200 {
 			time.Sleep(10 * time.Millisecond)
@@ -128,7 +129,7 @@ func TestAssertionThatHasEndedWaitsForItsRenewal(t *testing.T) {
 		if a := g.get(); a.status != 502 || a.cause != "refused" || len(sent()) != 1 {
 			t.Errorf("got %+v, and %d were sent", a, len(sent()))
 		}
-		if log := g.log(); !strings.Contains(log, "client_assertion: it ended at ") || !strings.Contains(log, "1m1s ago; whatever writes it has to renew it") {
+		if log := g.log(); !strings.Contains(log, "client_assertion: it ended at ") || !strings.Contains(log, "1m1s ago by this machine's clock; whatever writes it has to renew it") {
 			t.Errorf("logged %s", log)
 		}
 		servertest.WriteFile(t, file, projected(t, 2, time.Now().Add(time.Hour)))

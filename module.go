@@ -90,7 +90,7 @@ type Handler struct {
 	// `private_key_jwt` (an assertion signed with the secret or with signing_key, RFC 7523
 	// §2.2), `tls_client_auth` (the client certificate in transport, RFC 8705 §2) or
 	// `none` (the client_id alone). Default: `client_secret_basic`; `private_key_jwt` with a
-	// client_assertion; `none` with grant `jwt_bearer`.
+	// client_assertion, else `none` with grant `jwt_bearer`.
 	AuthMethod string `json:"auth_method,omitempty"`
 
 	// How the client's assertions are made; required with `private_key_jwt`, unless there is a
@@ -283,8 +283,8 @@ type SigningKey struct {
 // ClientAssertion is a JWT with which the client authenticates (RFC 7521 §4.2), made by somebody
 // else. It is read for each fetch of a token, and one that has ended is not sent.
 type ClientAssertion struct {
-	// The assertion, best given as {file.*}. It can be missing while the configuration is loaded;
-	// until it is there, fetches fail. Another content does not make another token.
+	// The assertion, best given as {file.*}. That file can be missing while the configuration is
+	// loaded; until the assertion is there, fetches fail. Another content does not make another token.
 	Value string `json:"value,omitempty"`
 
 	// Its `client_assertion_type`, a URI. Default:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 
@@ -47,6 +48,9 @@ func (h *Handler) provisionGrant() error {
 	case h.AuthMethod == endpoint.AuthSecretJWT:
 		return fmt.Errorf("auth_method: with grant %s the signing_key is for the grant, so that the client can't sign with its secret; use another method", grantJWTBearer)
 	}
+	if h.Grant.ScopeClaim && len(h.Scopes) == 0 {
+		return errors.New("grant: scope_claim: there is no scope; write scope <scope...>, or remove scope_claim")
+	}
 	h.request.grant = &endpoint.JWTGrant{
 		Issuer: h.Grant.Issuer, Subject: h.Grant.Subject, Audience: h.Grant.Audience, ScopeClaim: h.Grant.ScopeClaim,
 		Claims: h.Grant.Claims, Typ: h.SigningKey.Typ, Lifetime: time.Duration(h.Grant.Lifetime),
@@ -63,6 +67,8 @@ func (h *Handler) provisionClientAssertion() error {
 	switch {
 	case h.ClientAssertion.Value == "":
 		return errors.New("client_assertion: missing; name the file that it is in: client_assertion {file./path/to/file}")
+	case strings.Contains(h.ClientAssertion.Value, "{") && !onePlaceholder.MatchString(h.ClientAssertion.Value):
+		return errors.New("client_assertion: a placeholder has something beside it; write one placeholder alone, such as {file./path/to/file}, or a JWT")
 	case h.AuthMethod != endpoint.AuthPrivateKeyJWT:
 		return fmt.Errorf("client_assertion: auth_method %s does not send one; use %s, or leave auth_method out", h.AuthMethod, endpoint.AuthPrivateKeyJWT)
 	case h.SigningKey != nil && h.Grant == nil:
@@ -70,6 +76,9 @@ func (h *Handler) provisionClientAssertion() error {
 	}
 	return endpoint.CheckAssertionType(h.request.assertionType)
 }
+
+// onePlaceholder matches a placeholder that is all of a value.
+var onePlaceholder = regexp.MustCompile(`^\{[^{}]+\}$`)
 
 // provisionSigningKey checks how assertions are made. The key itself is read by resolve.
 func (h *Handler) provisionSigningKey() error {
@@ -110,7 +119,10 @@ func (h *Handler) provisionSigningKey() error {
 	p := placeholders{repl: caddy.NewReplacer()}
 	h.request.keyFile = &endpoint.KeyFile{
 		Path: p.value("signing_key", h.SigningKey.File), Alg: h.SigningKey.Alg,
-		Certificate: p.value("signing_key.certificate", h.SigningKey.Certificate),
+		Certificate:   p.value("signing_key.certificate", h.SigningKey.Certificate),
+		NamesEndpoint: h.TokenEndpoint == "" && h.Issuer == "",
+		NamesIssuer:   h.Grant != nil && h.Grant.Issuer == "" && h.ClientID == "",
+		InsecureHTTP:  h.InsecureHTTP,
 	}
 	if p.err == nil && h.request.keyFile.IsReadableByAll() {
 		h.reporter.logger.Warn("every user of this machine can read the signing key; take the right away with chmod o-r",
@@ -130,20 +142,29 @@ func (k *SigningKey) checkCertificate() error {
 	return nil
 }
 
-// emptyAssertionError says that the client's assertion is not there, or not yet.
-type emptyAssertionError struct{ error }
+// noAssertionYetError says that the client's assertion is not in its file, or only a part of it. Whoever makes it may not
+// have done so yet.
+type noAssertionYetError struct{ error }
 
-// resolveClientAssertion returns the assertion that somebody else has made, without white space around it. Whoever
-// makes it may not have done so yet, which is an emptyAssertionError.
+// resolveClientAssertion returns the assertion that somebody else has made, without white space around it.
 func (q *tokenRequest) resolveClientAssertion(request standIn) (string, error) {
 	const option = "client_assertion"
+	written := q.h.ClientAssertion.Value
 	p := placeholders{repl: caddy.NewReplacer(), request: request}
-	value := strings.TrimSpace(p.perRequest(option, q.h.ClientAssertion.Value))
-	if empty, ok := errors.AsType[emptyValueError](p.err); ok {
-		return "", emptyAssertionError{fmt.Errorf("%s: %w", option, empty)}
+	value := strings.TrimSpace(p.perRequest(option, written))
+	err := p.err
+	isFile := strings.HasPrefix(written, "{"+filePlaceholder)
+	if err == nil && value == "" {
+		err = errors.New("client_assertion: empty; have whatever makes it write the JWT")
+		if !isFile { // it comes from a client's request, and others may be fine
+			err = unfitValueError{err}
+		}
 	}
-	if p.err == nil && value == "" {
-		return "", emptyAssertionError{errors.New("client_assertion: empty; whatever writes it has not written it yet")}
+	if err == nil && isFile {
+		err = endpoint.CheckClientAssertion(value)
 	}
-	return value, p.err
+	if err != nil && isFile {
+		return "", noAssertionYetError{err}
+	}
+	return value, err
 }

@@ -51,7 +51,7 @@ func (p *placeholders) replace(option, input string, request standIn) string {
 		}
 		switch text := caddy.ToString(value); {
 		case text == "":
-			return nil, emptyValueError{name}
+			return nil, fmt.Errorf("placeholder {%s} is empty; set the variable, or make the file readable and not empty", name)
 		case strings.HasPrefix(name, filePlaceholder) && len(text) >= maxFile-len("\r\n"):
 			return nil, fmt.Errorf("placeholder {%s} has 1 MiB or more, and Caddy reads no more of a file; name a smaller file", name)
 		}
@@ -67,13 +67,6 @@ func (p *placeholders) replace(option, input string, request standIn) string {
 		p.err = fmt.Errorf("%s: %w", option, err)
 	}
 	return output
-}
-
-// emptyValueError says that a placeholder stands for nothing.
-type emptyValueError struct{ name string }
-
-func (e emptyValueError) Error() string {
-	return fmt.Sprintf("placeholder {%s} is empty; set the variable, or make the file readable and not empty", e.name)
 }
 
 // filePlaceholder is what placeholders of files begin with.

@@ -44,7 +44,7 @@ func (q *tokenRequest) resolveWithSamples(ctx caddy.Context) (endpoint.Request, 
 		uses[use.option]++
 		return sampleFor(use), nil
 	})
-	if missing, ok := errors.AsType[emptyAssertionError](err); ok {
+	if missing, ok := errors.AsType[noAssertionYetError](err); ok {
 		q.h.reporter.logger.Warn("the client's assertion is not there; there are no tokens until it is", zap.Error(missing))
 		err = nil
 	}
@@ -70,14 +70,22 @@ func (q *tokenRequest) record(use placeholderUse) {
 	p.urlPart = p.urlPart || use.place.url
 	p.word = p.word || use.place.word
 	p.wholeURL = p.wholeURL || use.option == "token_endpoint" && use.place.whole
-	p.secret = p.secret || q.hides(use)
+	if q.hides(use) {
+		p.secret = true
+		if claim := grantClaims[use.option]; claim != "" {
+			q.hiddenClaims = appendNew(q.hiddenClaims, claim)
+		}
+	}
 }
+
+// grantClaims are the claims that options of a grant write.
+var grantClaims = map[string]string{"grant.issuer": "iss", "grant.subject": "sub", "grant.audience": "aud"}
 
 // hides reports whether the placeholder's value can be a credential: the client's, in a parameter, a header
 // field or the endpoint's query, or that of the sender of the request.
 func (q *tokenRequest) hides(use placeholderUse) bool {
 	switch option, _, _ := strings.Cut(use.option, " "); option {
-	case "client_secret", "client_assertion", "param", "request_header":
+	case "client_secret", "client_assertion", "param", "request_header", "grant.claim":
 		return true
 	}
 	_, query, _ := strings.Cut(q.h.TokenEndpoint, "?")
@@ -107,7 +115,7 @@ func sampleFor(use placeholderUse) string {
 	case use.option == "client_secret":
 		return strings.Repeat("x", 64) // long enough to sign with
 	case use.option == "client_assertion":
-		return "e30.e30.x" // a JWT without claims
+		return "e30.e30.eA" // a JWT without claims
 	}
 	return "x"
 }

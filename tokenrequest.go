@@ -30,6 +30,7 @@ type tokenRequest struct {
 	// Set by Provision.
 	h             *Handler           // whose options are read
 	grant         *endpoint.JWTGrant // as it is written; nil for the client-credentials grant
+	hiddenClaims  []string           // of the grant, which have what operators must not see
 	assertionType string             // of an assertion that somebody else makes; empty without
 	assertions    endpoint.AssertionOptions
 	keyFile       *endpoint.KeyFile    // of signing_key; nil without
@@ -102,7 +103,8 @@ func (q *tokenRequest) sign(r *endpoint.Request, assertions endpoint.AssertionOp
 		o.certificates.put(newCertificate(certificateOfKey, q.keyFile.Certificate, certificate))
 	}
 	r.Assertion = endpoint.NewAssertion(assertions, key)
-	return completeFromKey(r, key)
+	completeFromKey(r, key)
+	return nil
 }
 
 // withCertificate adds the client certificate to a request.
@@ -123,6 +125,7 @@ func (q *tokenRequest) withCertificate(r endpoint.Request) (endpoint.Request, er
 // resolveGrant returns the grant with its placeholders resolved.
 func (q *tokenRequest) resolveGrant(p *placeholders) *endpoint.JWTGrant {
 	grant := *q.grant
+	grant.Hidden = q.hiddenClaims
 	grant.Issuer = p.perRequest("grant.issuer", grant.Issuer)
 	grant.Subject = p.perRequest("grant.subject", grant.Subject)
 	grant.Audience = p.perRequest("grant.audience", grant.Audience)
@@ -134,19 +137,15 @@ func (q *tokenRequest) resolveGrant(p *placeholders) *endpoint.JWTGrant {
 }
 
 // completeFromKey adds to a grant what the key's file says, and what it has by default.
-func completeFromKey(r *endpoint.Request, key *endpoint.PrivateKey) error {
+func completeFromKey(r *endpoint.Request, key *endpoint.PrivateKey) {
 	if r.Grant == nil {
-		return nil
+		return
 	}
 	account, tokenEndpoint := key.ServiceAccount()
 	r.Grant.Issuer = cmp.Or(r.Grant.Issuer, account, r.ClientID)
-	if r.Endpoint != "" || r.Issuer != "" {
-		return nil
+	if r.Issuer == "" {
+		r.Endpoint = cmp.Or(r.Endpoint, tokenEndpoint)
 	}
-	if r.Endpoint = tokenEndpoint; tokenEndpoint == "" {
-		return errors.New("token_endpoint: missing; give the URL of the token endpoint, which only the key file of a Google service account would tell")
-	}
-	return nil
 }
 
 // template is the token request as it is written, with placeholders and without the signing key.
@@ -189,6 +188,9 @@ func (q *tokenRequest) grantKey(r endpoint.Request) (endpoint.GrantKey, error) {
 	}
 	if assertion := q.h.ClientAssertion; assertion != nil {
 		groups = append(groups, []string{"client_assertion", assertion.Value})
+	}
+	if key := q.h.SigningKey; key != nil && key.Certificate != "" {
+		groups = append(groups, []string{"certificate", key.Certificate})
 	}
 	return endpoint.NewGrantKey(groups...), nil
 }

@@ -61,7 +61,7 @@ func (r *Result) remark(format string, args ...any) {
 // newCheckResult starts the result of a request.
 func newCheckResult(request endpoint.Request) Result {
 	return Result{
-		Endpoint: shownEndpoint(request), Issuer: request.Issuer, ClientID: request.ClientID,
+		Endpoint: shownEndpoint(request), Issuer: request.Issuer, ClientID: request.ClientName(),
 		AuthMethod: request.AuthMethod, RequestFormat: request.Format,
 	}
 }

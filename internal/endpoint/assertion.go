@@ -90,14 +90,15 @@ type Assertion struct {
 	audience string // empty for the issuer, or the token endpoint without an issuer
 	typ      string
 	lifetime time.Duration
-	chain    bool
+	chain    bool   // the header has the key's certificates
+	named    string // the certificate that the header names; empty for none
 }
 
 // NewAssertion combines complete options with the key. key is nil if the client's secret signs.
 func NewAssertion(options AssertionOptions, key *PrivateKey) Assertion {
 	a := Assertion{
 		file: options.File, key: key, alg: options.Alg, keyID: options.KeyID, audience: options.Audience,
-		typ: options.Typ, lifetime: options.Lifetime, chain: options.Chain,
+		typ: options.Typ, lifetime: options.Lifetime, chain: options.Chain, named: key.thumbprint(),
 	}
 	switch {
 	case key == nil && a.alg == "":
@@ -118,8 +119,8 @@ func (a Assertion) fields() []string {
 		hash = a.key.publicHash
 	}
 	fields := []string{a.file, hash, a.alg, a.keyID, a.audience, a.typ, a.lifetime.String()}
-	if thumbprint := a.key.thumbprint(); thumbprint != "" {
-		fields = append(fields, thumbprint, strconv.FormatBool(a.chain))
+	if a.named != "" {
+		fields = append(fields, a.named, strconv.FormatBool(a.chain))
 	}
 	return fields
 }

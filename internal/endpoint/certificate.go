@@ -9,7 +9,6 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
-	"slices"
 
 	"github.com/go-jose/go-jose/v4"
 )
@@ -23,12 +22,21 @@ func (k *PrivateKey) certify(data []byte) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(certificates, k.isOf)
-	if i < 0 {
+	own := -1
+	for i, certificate := range certificates { // of several, such as the one before, the one that ends last
+		if k.isOf(certificate) && (own < 0 || certificate.NotAfter.After(certificates[own].NotAfter)) {
+			own = i
+		}
+	}
+	if own < 0 {
 		return errors.New("the certificate is not that of the key; give the one that was made for this key")
 	}
-	own := certificates[i]
-	k.certificates = slices.Insert(slices.Delete(certificates, i, i+1), 0, own) // RFC 7515 §4.1.6: its own comes first
+	k.certificates = []*x509.Certificate{certificates[own]} // RFC 7515 §4.1.6: its own comes first
+	for _, certificate := range certificates {
+		if !k.isOf(certificate) {
+			k.certificates = append(k.certificates, certificate)
+		}
+	}
 	return nil
 }
 

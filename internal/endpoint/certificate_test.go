@@ -49,10 +49,16 @@ func TestCertificateIsNamedAsOpenSSLNamesIt(t *testing.T) {
 
 // certificateFor makes a certificate for a key, in PEM.
 func certificateFor(t testing.TB, key crypto.Signer, name string) string {
+	return makeCertificate(t, key, &x509.Certificate{Subject: pkix.Name{CommonName: name}, NotBefore: testTime, NotAfter: testTime.Add(48 * time.Hour)})
+}
+
+func certificateUntil(t testing.TB, key crypto.Signer, end time.Time) string {
+	return makeCertificate(t, key, &x509.Certificate{NotBefore: end.Add(-48 * time.Hour), NotAfter: end})
+}
+
+func makeCertificate(t testing.TB, key crypto.Signer, template *x509.Certificate) string {
 	t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: testTime, NotAfter: testTime.Add(48 * time.Hour),
-	}
+	template.SerialNumber = big.NewInt(1)
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
@@ -169,6 +175,34 @@ func TestCertificateThatCannotBeUsedIsRefusedWithARemedy(t *testing.T) {
 	}
 	if _, _, err := (&KeyFile{Path: key, Certificate: filepath.Join(dir, "missing")}).Read(); err == nil || !strings.Contains(err.Error(), "signing_key: certificate: ") {
 		t.Errorf("missing: got %v", err)
+	}
+}
+
+// A renewed certificate can stand beside the one before, which has ended. Gateways that have either share tokens.
+func TestRenewedCertificateOfTheSameKey(t *testing.T) {
+	key := servertest.Keys()["P-256"]
+	parse := func(certificates string) *PrivateKey {
+		k, err := ParsePrivateKey([]byte(servertest.PKCS8(t, key)))
+		if err == nil {
+			err = k.certify([]byte(certificates))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	old, renewed := certificateUntil(t, key, testTime), certificateUntil(t, key, testTime.Add(time.Hour))
+	both := parse(old + renewed)
+	if !both.Certificate().NotAfter.After(testTime) || len(both.certificates) != 1 {
+		t.Errorf("of %d certificates, that until %s is used", len(both.certificates), both.Certificate().NotAfter)
+	}
+	a, b := keyRequest(t, "P-256", AssertionOptions{}), keyRequest(t, "P-256", AssertionOptions{})
+	a.Assertion, b.Assertion = NewAssertion(AssertionOptions{}, parse(old)), NewAssertion(AssertionOptions{}, both)
+	if a.Key() == b.Key() {
+		t.Error("a renewed certificate does not end a pause")
+	}
+	if a.PortableKey(nil) != b.PortableKey(nil) {
+		t.Error("a renewed certificate makes another token in the storage")
 	}
 }
 

@@ -130,7 +130,8 @@ func (c *Client) try(ctx context.Context, request Request, d *Discovery) (Grante
 	if failure != nil && server != nil {
 		d.doubt(request.Issuer)
 		// What the server says about itself is more reliable than a guess from its refusal.
-		if names := server.authMethods; failure.RefusesClient() && len(names) > 0 && !slices.Contains(names, request.Method().registered) {
+		// Those of assertions that others make are not all registered, and the hint about the assertion says more.
+		if names := server.authMethods; request.ClientAssertionType == "" && failure.RefusesClient() && len(names) > 0 && !slices.Contains(names, request.Method().registered) {
 			failure.Hint = "the issuer's metadata has other methods of client authentication; use auth_method " + strings.Join(names, " or ")
 		}
 	}

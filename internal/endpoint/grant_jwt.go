@@ -32,6 +32,9 @@ type JWTGrant struct {
 	Claims     map[string]string // further claims
 	Typ        string            // the typ of the header
 	Lifetime   time.Duration     // from iat to exp, at least a second
+
+	// Hidden are the claims among iss, sub and aud whose values operators must not see.
+	Hidden []string
 }
 
 // ownClaims are the claims that a grant has by itself.
@@ -65,7 +68,7 @@ func (g *JWTGrant) check(r Request) error {
 		return errors.New("grant: issuer: missing; give what the server knows as the issuer of the assertion, mostly the client's id")
 	case r.Assertion.key == nil:
 		return errors.New("signing_key: missing; grant jwt_bearer needs the file with the private key")
-	case !utf8.ValidString(g.Issuer + g.Subject + g.Audience + strings.Join(slices.Collect(maps.Values(g.Claims)), "")):
+	case !utf8.ValidString(g.Issuer + g.Subject + g.audience(r) + strings.Join(r.Scopes, "") + strings.Join(slices.Collect(maps.Values(g.Claims)), "")):
 		return errors.New("grant: a value is not UTF-8; write the file or the variable that it comes from in UTF-8")
 	}
 	for _, name := range []string{"grant_type", "assertion"} {
@@ -96,6 +99,30 @@ func (g *JWTGrant) sign(r Request, now time.Time) (string, error) {
 
 func (g *JWTGrant) audience(r Request) string { return cmp.Or(g.Audience, r.Issuer, r.Endpoint) }
 
+// shown lists whom the assertion is from and for, as operators may see it.
+func (g *JWTGrant) shown(r Request) string {
+	claims := readyAssertion{g.Issuer, g.Subject, cmp.Or(g.Audience, r.Issuer, r.EndpointName()), time.Time{}}
+	for name, claim := range map[string]*string{"iss": &claims.issuer, "sub": &claims.subject, "aud": &claims.audience} {
+		if slices.Contains(g.Hidden, name) {
+			*claim = "***"
+		}
+	}
+	return claims.String()
+}
+
+// secrets are the values that can be credentials.
+func (g *JWTGrant) secrets() (certain, possible []string) {
+	if g == nil {
+		return nil, nil
+	}
+	for name, claim := range map[string]string{"iss": g.Issuer, "sub": g.Subject, "aud": g.Audience} {
+		if slices.Contains(g.Hidden, name) {
+			certain = append(certain, claim)
+		}
+	}
+	return certain, slices.Collect(maps.Values(g.Claims))
+}
+
 // fields returns what distinguishes one grant from another, for Request.Key.
 func (g *JWTGrant) fields() []string {
 	claims := make([]string, 0, 2*len(g.Claims))
@@ -115,6 +142,6 @@ func (g *JWTGrant) refusalHint(r Request, f *Error) string {
 	if f.seen.skew != 0 {
 		return DescribeSkew(f.seen.skew) + ", which may be why the assertion was refused; set it right"
 	}
-	return "the assertion of grant jwt_bearer was refused; it had " + showClaims(g.Issuer, g.Subject, g.audience(r)) +
+	return "the assertion of grant jwt_bearer was refused; it had " + g.shown(r) +
 		"; check these, the clocks of both sides, whether the server has this key, and whether the client may act for this subject"
 }

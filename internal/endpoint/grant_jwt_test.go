@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -156,11 +157,69 @@ func TestRefusedGrantIsExplained(t *testing.T) {
 	request.Scopes = nil
 	for answer, want := range map[string]string{
 		`{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}`: "it had iss app, sub u@example.com, aud login.example.com; check these",
-		`{"error":"unauthorized_client"}`: "JWT bearer grant",
+		`{"error":"unauthorized_client"}`:    "JWT bearer grant",
+		`{"error":"unsupported_grant_type"}`: "JWT bearer grant",
 	} {
 		_, failure := askOnce(t, servertest.Answer{Status: 400, Body: answer}, request)
 		if failure == nil || !strings.Contains(failure.Hint, want) {
 			t.Errorf("%s: the hint is %q", answer, failure.Hint)
+		}
+	}
+}
+
+// What operators must not see is not in the hint either: the endpoint's query, and what a tenant's secret chooses.
+func TestRefusedGrantShowsNothingHidden(t *testing.T) {
+	refusal := servertest.Answer{Status: 400, Body: `{"error":"invalid_grant","error_description":"no account hidden-canary-1"}`}
+	request := grantRequest(t, JWTGrant{Issuer: "app", Subject: "hidden-canary-1", Hidden: []string{"sub"}})
+	_, failure := askOnce(t, refusal, request)
+	if want := "it had iss app, sub ***, aud https://auth.example.com/token; check these"; !strings.Contains(failure.Hint, want) {
+		t.Errorf("the hint is %q", failure.Hint)
+	}
+	if strings.Contains(failure.Said, "hidden-canary") {
+		t.Errorf("the log has %q", failure.Said)
+	}
+}
+
+// A storage's records need all that a token request needs.
+func TestCredentialOfAGrantHasTheSecretAndTheKey(t *testing.T) {
+	request := grantRequest(t, JWTGrant{Issuer: "app"})
+	request.AuthMethod, request.ClientID, request.ClientSecret = AuthSecretPost, "app", "s3cret"
+	both, err := request.Credential()
+	if err != nil || !strings.HasPrefix(string(both), "s3cret") || len(both) < 100 {
+		t.Errorf("%d bytes, %v", len(both), err)
+	}
+	request.Grant, request.Assertion = nil, Assertion{}
+	if alone, err := request.Credential(); err != nil || string(alone) != "s3cret" {
+		t.Errorf("got %q, %v", alone, err)
+	}
+}
+
+// A file without what the configuration leaves to it is not taken in place of one that has it.
+func TestKeyFileHasToSayWhatIsLeftToIt(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "key.json")
+	write := func(tokenEndpoint string) {
+		text, err := json.Marshal(map[string]string{
+			"type": "service_account", "private_key": servertest.PKCS8(t, servertest.Keys()["RSA"]), "client_email": "a@example.com", "token_uri": tokenEndpoint,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		servertest.WriteFile(t, file, string(text))
+	}
+	write("https://oauth2.example.com/token")
+	f := &KeyFile{Path: file, NamesEndpoint: true, NamesIssuer: true}
+	first, _, err := f.Read()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, replace := range map[string]func(){
+		"names no token endpoint":          func() { servertest.WriteFile(t, file, servertest.PKCS8(t, servertest.Keys()["P-256"])) },
+		"token_endpoint: http would show":  func() { write("http://oauth2.example.com/token") },
+		"token_endpoint: not an absolute ": func() { write("oauth2.example.com") },
+	} {
+		replace()
+		if key, stale, err := f.Read(); key != first || err != nil || stale == nil || !strings.Contains(stale.Error(), want) {
+			t.Errorf("got %v, %v; want %q", stale, err, want)
 		}
 	}
 }

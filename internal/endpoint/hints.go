@@ -135,14 +135,14 @@ func (r Request) mayBeUnread(f *Error) bool {
 func (r Request) grantTypeHint(f *Error) string {
 	asked := r.only("grant_type")
 	switch {
+	case r.Grant != nil:
+		return "the client may not be allowed to use the JWT bearer grant, or to act for this subject; have it allowed for this client at the authorization server"
 	case f.Code == "invalid_grant" && (asked != "" || !r.Method().SendsSecret):
 		return "" // it is about that grant's parameters, or an assertion
 	case grantParams[asked] != "":
 		return "the client may not be allowed to use the grant " + asked + "; have it turned on for this client at the authorization server"
 	case asked != "":
 		return "the endpoint may know the grant by another name than that of param grant_type, or not allow it to this client; remove that to ask for client_credentials"
-	case r.Grant != nil:
-		return "the client may not be allowed to use the JWT bearer grant, or to act for this subject; have it allowed for this client at the authorization server"
 	case f.Code == "unsupported_grant_type":
 		return "the client may not be allowed to use the client-credentials grant, or the endpoint may know it by another name; have it turned on for this client, or set param grant_type as the API's documentation says"
 	}

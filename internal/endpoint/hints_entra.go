@@ -18,7 +18,7 @@ func (r Request) entraHint(f *Error) string {
 	case "70021", "700211", "700212", "700213":
 		hint := "no federated credential of the app registration is for this assertion; compare its issuer, subject and audience with those of the federated credential in Entra ID, to the last slash"
 		if ready, err := parseReadyAssertion(r.ClientAssertion); err == nil {
-			hint += ": " + showClaims(ready.issuer, ready.subject, ready.audience)
+			hint += ": " + ready.String()
 		}
 		return hint
 	case "700024":

@@ -46,14 +46,14 @@ func (r Request) Key() GrantKey {
 }
 
 // PortableKey identifies the same on all gateways. It does not depend on the path of the signing key's
-// file, nor on the endpoint that the issuer has now. trust says how the endpoint is trusted, such as by
+// file, nor on its certificate, nor on the endpoint that the issuer has now. trust says how the endpoint is trusted, such as by
 // which certificates: a strict gateway must not take a token from a gateway that trusts any server.
 // How the endpoint trusts the client counts as well: a token can be bound to the client certificate.
 //
 // Gateways of different versions share tokens by this key. So its fields and their order must not
 // change.
 func (r Request) PortableKey(trust []string) GrantKey {
-	r.Assertion.file = "" // its content counts
+	r.Assertion.file, r.Assertion.named = "", "" // the key counts, whatever file and certificate it is in
 	if r.Issuer != "" {
 		r.Endpoint = "" // a discovered endpoint is not known at first, and can change
 	}

@@ -20,6 +20,11 @@ type KeyFile struct {
 	Alg         string // the key must fit this algorithm; empty for any
 	Certificate string // file with the key's certificate, in PEM; empty for none
 
+	// What the file has to say beside the key, as that of a Google service account does.
+	NamesEndpoint bool
+	NamesIssuer   bool
+	InsecureHTTP  bool // an endpoint with http is allowed
+
 	// The last usable key, and the hash of the files' content that it comes from.
 	key     *PrivateKey // nil until there is one
 	content [sha256.Size]byte
@@ -70,12 +75,28 @@ func (f *KeyFile) parse() (*PrivateKey, [sha256.Size]byte, error) {
 	if fitting := algsFor(key.signer); f.Alg != "" && !slices.Contains(fitting, jose.SignatureAlgorithm(f.Alg)) {
 		return nil, content, fmt.Errorf("%s: alg %s does not fit the key; use %s, or another key", f.Path, f.Alg, joinAlgs(fitting))
 	}
+	if err := f.checkAccount(key.account); err != nil {
+		return nil, content, fmt.Errorf("%s: %w", f.Path, err)
+	}
 	if f.Certificate != "" {
 		if err := key.certify(certificate); err != nil {
 			return nil, content, fmt.Errorf("certificate: %s: %w", f.Certificate, err)
 		}
 	}
 	return key, content, nil
+}
+
+// checkAccount refuses a file that does not say what it has to.
+func (f *KeyFile) checkAccount(account serviceAccount) error {
+	switch {
+	case f.NamesEndpoint && account.tokenEndpoint == "":
+		return errors.New("the file names no token endpoint, as the key file of a Google service account does; give the URL in token_endpoint")
+	case f.NamesIssuer && account.email == "":
+		return errors.New("the file names no issuer, as the key file of a Google service account does; give it in the block of grant, or give client_id")
+	case f.NamesEndpoint:
+		return checkEndpoint(account.tokenEndpoint, f.InsecureHTTP)
+	}
+	return nil
 }
 
 // maxKeyFile bounds the size of a signing key's file, in bytes. Keys are a few KiB.

@@ -166,12 +166,16 @@ func (r Request) Credential() ([]byte, error) {
 	switch r.Method().Credential {
 	case CredentialSecret:
 		credential = []byte(r.ClientSecret)
-	case CredentialKey, CredentialNone: // without client authentication, the key can be that of the grant
-		if r.Assertion.key != nil {
-			return x509.MarshalPKCS8PrivateKey(r.Assertion.key.signer)
-		}
 	case CredentialCertificate:
 		credential = r.CertificateKey
+	case CredentialKey, CredentialNone:
+	}
+	if r.Assertion.key != nil { // it signs for the client, or for the grant
+		key, err := x509.MarshalPKCS8PrivateKey(r.Assertion.key.signer)
+		if err != nil {
+			return nil, err
+		}
+		credential = append(slices.Clip(credential), key...)
 	}
 	if len(credential) == 0 {
 		return nil, errNoCredential

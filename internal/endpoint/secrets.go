@@ -39,6 +39,8 @@ func (r Request) secrets() mask.Secrets {
 		}
 	}
 	s.Possible = append(s.Possible, queryValues(r.Endpoint)...)
+	hidden, claims := r.Grant.secrets()
+	s.Certain, s.Possible = append(s.Certain, hidden...), append(s.Possible, claims...)
 	s.Public = slices.Concat([]string{r.ClientID}, r.Scopes, r.Audience, r.Resource, publicParts(r.Endpoint), publicParts(r.Issuer))
 	return s
 }

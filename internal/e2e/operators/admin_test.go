@@ -138,7 +138,8 @@ func TestAdminTellsWhatMayHelp(t *testing.T) {
 
 	endpoint.SetAnswer(func(w http.ResponseWriter, _ *http.Request, _ int) { fmt.Fprint(w, `{}`) })
 	g.Ask(http.MethodPost, "tokens/"+id+"/refresh")
-	told(gatewaytest.FailedStatus{Error: "invalid_response", Status: 200, Detail: "the answer has no access_token"})
+	told(gatewaytest.FailedStatus{Error: "invalid_response", Status: 200, Detail: "the answer has no access_token",
+		Hint: "the answer may have the token elsewhere; if so, name the place with response_field access_token <path>, such as data.accessToken"})
 
 	// The hint of that time stays, also when there is a token since.
 	endpoint.SetAnswer(refuse)

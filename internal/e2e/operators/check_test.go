@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
@@ -90,5 +92,29 @@ func TestCheckTriesARefusedClientOnce(t *testing.T) {
 	}
 	if counts["invalid_client"] != 1 || counts["not_checked"] != 4 || counts[tokencache.ResultOK] != 1 {
 		t.Errorf("results %v", counts)
+	}
+}
+
+// Clients without a client_id are told apart by what they authenticate with.
+func TestCheckTellsClientsWithoutAnIDApart(t *testing.T) {
+	endpoint := gatewaytest.StartTokenServer(t)
+	dir := t.TempDir()
+	for name, assertion := range map[string]string{"refused": "e30.e30.cmVmdXNlZA", "fine": "e30.e30.ZmluZQ"} {
+		servertest.WriteFile(t, filepath.Join(dir, name), assertion)
+	}
+	endpoint.SetAnswer(func(w http.ResponseWriter, r *http.Request, n int) {
+		if strings.Contains(endpoint.Recorded()[n-1].Body, "cmVmdXNlZA") {
+			gatewaytest.RefuseClients(w, r, n)
+			return
+		}
+		endpoint.Grant(w)
+	})
+	site := ""
+	for _, name := range []string{"refused", "fine"} {
+		site += "handle /" + name + " {\noauth_cc " + endpoint.URL + "/token {\nclient_assertion {file." + filepath.Join(dir, name) + "}\n}\n}\n"
+	}
+	results, err := gatewaytest.CheckJSON(t, "--config", gatewaytest.CaddyfileWith(t, site))
+	if err == nil || len(results) != 2 || results[0].Result != "invalid_client" || results[1].Result != "ok" {
+		t.Errorf("got %+v, %v", results, err)
 	}
 }

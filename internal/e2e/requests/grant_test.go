@@ -88,6 +88,26 @@ func TestGrantForEachUser(t *testing.T) {
 	}
 }
 
+// Who a tenant is can be a secret of theirs. Operators don't see it, not even in what may help.
+func TestGrantForASecretUserIsNotLogged(t *testing.T) {
+	server, upstream := startGrantServer(t), gatewaytest.StartAPI(t)
+	server.accept("P-384") // the gateway signs with another key
+	g := gatewaytest.Start(t, server.options("{http.request.header.X-Auth-Key}")+upstream.Proxy())
+	req := gatewaytest.ClientRequest(t, http.MethodGet, g.URL("/"), nil)
+	req.Header.Set("X-Auth-Key", "tenant-canary")
+	if a := g.Do(req); a.Status != http.StatusBadGateway {
+		t.Errorf("got %d %s", a.Status, a.Body)
+	}
+	for line := range strings.Lines(g.Logs.All()) {
+		if strings.Contains(line, "oauth_cc") && strings.Contains(line, "tenant-canary") {
+			t.Errorf("logged %s", line)
+		}
+	}
+	if logged := g.Logs.With("no token obtained"); len(logged) != 1 || !strings.Contains(fmt.Sprint(logged[0]["hint"]), "sub ***, aud ") {
+		t.Errorf("logged %v", logged)
+	}
+}
+
 // Another process finds the token in the storage, if it has the key.
 func TestGrantIsSharedThroughTheStorage(t *testing.T) {
 	server, upstream, root := startGrantServer(t), gatewaytest.StartAPI(t), t.TempDir()
