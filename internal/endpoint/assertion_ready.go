@@ -127,7 +127,7 @@ const maxShownClaim = 200
 
 // String lists whom an assertion is from and for, for operators.
 func (a readyAssertion) String() string {
-	var shown []string
+	shown := make([]string, 0, 3)
 	for _, claim := range [][2]string{{"iss", a.issuer}, {"sub", a.subject}, {"aud", a.audience}} {
 		value := strings.Map(func(r rune) rune {
 			if unicode.IsPrint(r) {

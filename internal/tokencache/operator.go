@@ -41,7 +41,7 @@ type History struct {
 	// The last failure.
 	LastFailure *endpoint.Error // nil if there was none
 	FailedAt    time.Time
-	KnownBefore bool // the grant had had a token before it
+	KnownBefore bool // there was a token of the grant before it
 }
 
 // count counts a fetch that has ended. known tells that the grant has had a token before.
