@@ -156,9 +156,9 @@ func TestRefusedGrantIsExplained(t *testing.T) {
 	request := grantRequest(t, JWTGrant{Issuer: "app", Subject: "u@example.com", Audience: "login.example.com"})
 	request.Scopes = nil
 	for answer, want := range map[string]string{
-		`{"error":"invalid_grant","error_description":"user hasn't approved this consumer"}`: "it had iss app, sub u@example.com, aud login.example.com; check these",
-		`{"error":"unauthorized_client"}`:    "JWT bearer grant",
-		`{"error":"unsupported_grant_type"}`: "JWT bearer grant",
+		`{"error":"invalid_grant","error_description":"the assertion is not valid"}`: "it had iss app, sub u@example.com, aud login.example.com; check these",
+		`{"error":"unauthorized_client"}`:                                            "JWT bearer grant",
+		`{"error":"unsupported_grant_type"}`:                                         "JWT bearer grant",
 	} {
 		_, failure := askOnce(t, servertest.Answer{Status: 400, Body: answer}, request)
 		if failure == nil || !strings.Contains(failure.Hint, want) {

@@ -15,8 +15,8 @@ func (r Request) entraHint(f *Error) string {
 		return ""
 	}
 	switch code[1] {
-	case "70021", "700211", "700212", "700213":
-		hint := "no federated credential of the app registration is for this assertion; compare its issuer, subject and audience with those of the federated credential in Entra ID, to the last slash"
+	case "70021", "700211", "700212", "700213", "7002137", "7002138":
+		hint := "no federated credential of the app registration is for this assertion; compare its issuer, subject and audience with those of the federated credential in Entra ID, to the last slash and with the same capitals"
 		if ready, err := parseReadyAssertion(r.ClientAssertion); err == nil {
 			hint += ": " + ready.String()
 		}

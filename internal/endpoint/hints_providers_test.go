@@ -1,7 +1,11 @@
 package endpoint
 
 import (
+	"encoding/json"
+	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
@@ -70,6 +74,8 @@ func TestHintsForWhatProvidersSay(t *testing.T) {
 			"a client without a user can't choose permissions; set scope to the API's Application ID URI with /.default after it, and give the permissions to the app registration in Entra ID"},
 		{"Entra ID, tenant of no form", AuthSecretPost, 400, `{"error":"invalid_request","error_description":"AADSTS900023: Specified tenant identifier 'x' is neither a valid DNS name, nor a valid external domain."}`,
 			"there is no such tenant; compare the tenant in the endpoint's URL with the directory (tenant) ID in Entra ID"},
+		{"Entra ID, no federated credential", AuthPrivateKeyJWT, 401, `{"error":"invalid_client","error_description":"AADSTS7002138: No matching federated identity record found for presented assertion subject 'system:serviceaccount:Shop:gateway'."}`,
+			"no federated credential of the app registration is for this assertion; compare its issuer, subject and audience with those of the federated credential in Entra ID, to the last slash and with the same capitals"},
 		{"Entra ID, another code", AuthSecretPost, 400, `{"error":"invalid_request","error_description":"AADSTS70011999: ?"}`,
 			"a parameter may be missing or not be as the endpoint wants it; compare scope, audience, resource and param with the API's documentation"},
 	} {
@@ -96,5 +102,97 @@ func TestHintForAnUnknownGrantNamesParam(t *testing.T) {
 	_, failure = askOnce(t, refusal, grantRequest(t, JWTGrant{Issuer: "app"}))
 	if want := "the client may not be allowed to use the JWT bearer grant, or to act for this subject; have it allowed for this client at the authorization server"; failure.Hint != want {
 		t.Errorf("got %q, want %q", failure.Hint, want)
+	}
+}
+
+// Where a provider's words about an assertion name the cause, the hint does, and not all that can be wrong with one.
+func TestHintsForWhatProvidersSayOfAssertions(t *testing.T) {
+	grant := grantRequest(t, JWTGrant{Issuer: "app", Subject: "u@example.com"})
+	exchange := requestOf(t, AuthNone)
+	exchange.Params = map[string][]string{"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}}
+	secret := requestOf(t, AuthSecretPost)
+	const general = "the assertion of grant jwt_bearer was refused; it had iss app, sub u@example.com, aud "
+	for _, test := range []struct {
+		name    string
+		request Request
+		code    string
+		words   string
+		want    string // how the hint begins
+	}{
+		{"Box, aud", grant, "invalid_grant", "Please check the 'aud' claim.", "Box calls itself otherwise; set audience of grant jwt_bearer to https://api.box.com/oauth2/token"},
+		{"Box, exp", grant, "invalid_grant", "Please check the 'exp' claim.", "the assertion was not within its time at Box"},
+		{"Box, clock", grant, "invalid_grant", "Current date time must be before the expiration date time listed in the 'exp' claim.", "the assertion was not within its time at Box"},
+		{"Box, iss", grant, "invalid_grant", "Please check the 'iss' claim.", "Box wants the app's Client ID as iss"},
+		{"Box, sub", grant, "invalid_grant", "Please check the 'sub' claim.", "Box does not know whom the token is for"},
+		{"Box, no such key", grant, "invalid_grant", "'kid' invalid, unable to lookup correct key.", "the app has no public key with this ID in Box"},
+		{"Box, another key", grant, "invalid_grant", "Signature verification error. The public key identified by 'kid' must correspond to the private key used for signing.", "Box has another public key under this ID"},
+		{"Box, not authorized", grant, "unauthorized_client", "This app is not authorized by the enterprise", "the app is not authorized in this enterprise"},
+		{"Box, not authorized, in newer words", secret, "unauthorized_client", "This app is not authorized by the enterprise admin.", "the app is not authorized in this enterprise"},
+		{"Box, user", grant, "unauthorized_client", "Cannot obtain token based on the enterprise configuration for your app", "the app may not have tokens of users"},
+		{"Box, user, in newer words", grant, "invalid_request", "Cannot obtain user token based on the enterprise configuration for your app", "the app may not have tokens of users"},
+		{"Box, grant", grant, "invalid_request", "The grant type is unauthorized for this client_id", "the app has another authentication method in Box"},
+		{"Box, subject", secret, "invalid_grant", "Grant credentials are invalid", "the id and the secret are of different apps, or the app may not have tokens for this subject"},
+
+		{"DocuSign, consent", grant, "consent_required", "", "nobody has consented to these scopes for this user"},
+		{"DocuSign, key", grant, "invalid_grant", "no_valid_keys_or_signatures", "DocuSign can't verify the assertion"},
+		{"DocuSign, app", grant, "invalid_grant", "issuer_not_found", "there is no such integration key in this environment"},
+		{"DocuSign, user", grant, "invalid_grant", "user_not_found", "there is no such user in this environment"},
+
+		{"Google, key", grant, "invalid_grant", "Invalid JWT Signature.", "Google does not take this key"},
+		{"Google, account", grant, "invalid_grant", "Invalid grant: account not found", "there is no such service account any more"},
+		{"Google, time", grant, "invalid_grant", "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.", "the assertion was not within its time at Google"},
+		{"Google, aud", grant, "invalid_grant", "Invalid JWT: Failed audience check.", "Google calls itself otherwise"},
+		{"Google, no scope", grant, "invalid_scope", "Empty or missing scope not allowed.", "Google found no scopes in the assertion"},
+		{"Google, scope", grant, "invalid_scope", "Invalid OAuth scope or ID token audience provided.", "Google has no such scope"},
+		{"Google, delegation", grant, "unauthorized_client", "Client is unauthorized to retrieve access tokens using this method, or client not authorized for any of the scopes requested.", "the service account may not act for this user"},
+
+		{"Google, pool", exchange, "invalid_target", `The target service indicated by the "audience" parameters is invalid. This might either be because the pool or provider is disabled or deleted or because it doesn't exist.`, "there is no such workload identity pool or provider"},
+		{"Google, name of the pool", exchange, "invalid_request", `Invalid value for "audience". This value should be the full resource name of the Identity Provider. See https://cloud.google.com/iam/docs/reference/sts/rest/v1/TopLevel/token for the list of possible formats.`, "set audience to //iam.googleapis.com/projects/<number>/"},
+		{"Google, issuer", exchange, "invalid_grant", "The issuer in ID Token https://cluster.example.com does not match the expected one in config: https://other.example.com.", "the token of param subject_token is from another issuer"},
+		{"Google, issuer, in older words", exchange, "invalid_grant", "The issuer in ID Token https://cluster.example.com does not match the expected ones: https://other.example.com", "the token of param subject_token is from another issuer"},
+		{"Google, audience of the token", exchange, "invalid_grant", "The audience in ID Token [api] does not match the expected audience.", "the token of param subject_token is for somebody else"},
+		{"Google, token has ended", exchange, "invalid_grant", "ID Token issued at 1764000000 is stale to sign-in.", "the token of param subject_token has ended"},
+		{"Google, condition", exchange, "unauthorized_client", "The given credential is rejected by the attribute condition.", "the provider of the workload identity pool does not let this workload in"},
+		{"Google, signature", exchange, "invalid_grant", "Unable to verify the ID Token signature.", "Google can't find the key that signed the token"},
+		{"Google, issuer's keys", exchange, "invalid_grant", "Error connecting to the given credential's issuer.", "Google can't find the key that signed the token"},
+
+		{"Salesforce, app", grant, "invalid_client_id", "client identifier invalid", "Salesforce does not know this consumer key"},
+		{"Salesforce, app, with a secret", secret, "invalid_client_id", "client identifier invalid", "Salesforce does not know this consumer key"},
+		{"Salesforce, user", grant, "invalid_grant", "user hasn't approved this consumer", "the user may not use the app"},
+		{"Salesforce, not approved", grant, "invalid_app_access", "user is not admin approved to access this app", "the app is for users that an admin has approved"},
+		{"Salesforce, aud", grant, "invalid_grant", "audience is invalid", "the endpoint calls itself otherwise"},
+		{"Salesforce, no user", secret, "invalid_grant", "no client credentials user enabled", "the app has no user to act as"},
+		{"Salesforce, domain", secret, "invalid_grant", "request not supported on this domain", "Salesforce grants this on the org's own domain only"},
+		{"Salesforce, signature or time", grant, "invalid_grant", "invalid assertion", general},
+
+		{"another server, signature", grant, "invalid_grant", "the token has an invalid JWT signature", general},
+		{"another server, user", grant, "invalid_grant", "user_not_found_in_realm", general},
+		{"another server, aud", grant, "invalid_grant", "the audience is invalid for this tenant", general},
+	} {
+		body := `{"error":` + quoted(test.code) + `,"error_description":` + quoted(test.words) + `}`
+		_, failure := askOnce(t, servertest.Answer{Status: 400, Body: body}, test.request)
+		if !strings.HasPrefix(failure.Hint, test.want) {
+			t.Errorf("%s: got the hint\n%q, want\n%q", test.name, failure.Hint, test.want)
+		}
+	}
+}
+
+func quoted(text string) string {
+	quoted, _ := json.Marshal(text)
+	return string(quoted)
+}
+
+// A clock that differs is certain, and what else could make an assertion too old or too new is not.
+func TestHintsForProvidersNameTheClock(t *testing.T) {
+	for _, words := range []string{
+		"Please check the 'exp' claim.", "no_valid_keys_or_signatures", "ID Token issued at 1764000000 is stale to sign-in.",
+		"Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim.",
+	} {
+		answer := servertest.Answer{Status: 400, Body: `{"error":"invalid_grant","error_description":` + quoted(words) + `}`, Header: servertest.WithType("application/json")}
+		answer.Header.Set("Date", time.Now().Add(10*time.Minute).UTC().Format(http.TimeFormat))
+		_, failure := askOnce(t, answer, grantRequest(t, JWTGrant{Issuer: "app"}))
+		if !strings.HasPrefix(failure.Hint, "this machine's clock is ") || !strings.HasSuffix(failure.Hint, " behind the endpoint's, so the assertion was not within its time; set it right") {
+			t.Errorf("%s: got the hint\n%q", words, failure.Hint)
+		}
 	}
 }
