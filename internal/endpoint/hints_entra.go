@@ -26,14 +26,16 @@ func (r Request) entraHint(f *Error) string {
 			return DescribeSkew(f.seen.skew) + ", so the client's assertion was not within its time; set it right"
 		}
 		return "the client's assertion was not within its time when it arrived; compare the clocks of both sides, and see that one that comes from a file is renewed before it ends"
+	case "700023":
+		return "Entra ID does not call itself what aud is in the client's assertion; remove audience from the block of signing_key, or set it to the URL of the token endpoint"
 	case "700027":
 		switch {
 		case strings.Contains(f.Said, "key used is expired"):
-			return "the certificate of the client's assertion has ended; make a new one, upload it to the app registration, and set signing_key to its key"
+			return "the certificate of the client's assertion has ended; make a new one, upload it to the app registration, and replace the files of signing_key and of its certificate"
 		case strings.Contains(f.Said, "did not match"):
 			return "Entra ID has the certificate of the client's assertion, but its signature does not match; see that signing_key is the certificate's key"
 		}
-		return "Entra ID does not find the key of the client's assertion; upload its certificate to the app registration, and compare signing_key's key_id with the certificate's thumbprint"
+		return "Entra ID does not find the key of the client's assertion; upload its certificate to the app registration, and compare the thumbprint there with that of certificate in the block of signing_key, or with its key_id"
 	case "7000215":
 		return "the secret is wrong; Entra ID shows a secret's ID beside its value, and the value is what client_secret needs"
 	case "7000222":

@@ -71,11 +71,16 @@ func (r Request) grantHint(f *Error) string {
 			"put a new one where param refresh_token comes from; one that is replaced at each use can't be used here"
 	case grantTokenExchange:
 		if ended, ok := endOf(r.only("subject_token"), time.Now()); ok {
-			return "the subject token has ended at " + ended.UTC().Format(time.RFC3339) + "; see that what writes it to where param subject_token comes from still does"
+			return subjectEndedHint(ended)
 		}
 		return "the endpoint may not take the subject token, because of its issuer, its audience or its end; compare it, and param subject_token_type, with what the endpoint's documentation asks for"
 	}
 	return ""
+}
+
+// subjectEndedHint is for a subject token that can be seen to have ended.
+func subjectEndedHint(ended time.Time) string {
+	return "the subject token has ended at " + ended.UTC().Format(time.RFC3339) + "; see that what writes it to where param subject_token comes from still does"
 }
 
 // endOf returns when a JWT has ended. It reports false if it has not, or if nobody can tell.

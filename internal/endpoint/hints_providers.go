@@ -1,6 +1,9 @@
 package endpoint
 
-import "regexp"
+import (
+	"regexp"
+	"time"
+)
 
 // providerRefusal is a refusal in the words of a certain product, which name the cause. OAuth's code for it names
 // another one, or many.
@@ -12,7 +15,7 @@ type providerRefusal struct {
 }
 
 // providerRefusals are in the order of the products' names. Their words have to be so peculiar that no other server
-// says them for another reason.
+// says them for another reason. A word that is the value of a param is masked in them.
 var providerRefusals = []providerRefusal{
 	// Auth0
 	{said: regexp.MustCompile(`\bService not enabled within domain\b`),
@@ -35,9 +38,9 @@ var providerRefusals = []providerRefusal{
 		hint: "the app has no public key with this ID in Box; compare key_id of signing_key with the IDs under Add and Manage Public Keys in the Developer Console"},
 	{said: regexp.MustCompile(`\bThe public key identified by .kid. must correspond to the private key\b`),
 		hint: "Box has another public key under this ID; compare the file of signing_key with its key_id, both of which change when a key is made anew in the Developer Console"},
-	{said: regexp.MustCompile(`^unauthorized_client This app is not authorized by the enterprise\b`),
+	{said: regexp.MustCompile(`^unauthorized_client This app is not authorized by the (enterprise|\*\*\*)`),
 		hint: "the app is not authorized in this enterprise; have an admin authorize its Client ID in Box's Admin Console, and again after each change of its scopes or its access"},
-	{said: regexp.MustCompile(`\bCannot obtain (user )?token based on the enterprise configuration for your app\b`),
+	{said: regexp.MustCompile(`\bCannot obtain (\S+ )?token based on the (enterprise|\*\*\*) configuration for your app\b`),
 		hint: "the app may not have tokens of users; in Box's Developer Console turn on Generate user access tokens and the access that the user needs, and have an admin authorize the app again. For the service account itself, ask for the enterprise"},
 	{said: regexp.MustCompile(`\bThe grant type is unauthorized for this client_id\b`),
 		hint: "the app has another authentication method in Box; compare grant with what the app was made for in the Developer Console (JWT or Client Credentials Grant)"},
@@ -129,6 +132,9 @@ func (r Request) providerHint(f *Error) string {
 		}
 		if refusal.timed && f.seen.skew != 0 {
 			return DescribeSkew(f.seen.skew) + ", so the assertion was not within its time; set it right"
+		}
+		if ended, ok := endOf(r.only(grantParams[grantTokenExchange]), time.Now()); ok && refusal.timed {
+			return subjectEndedHint(ended)
 		}
 		if refusal.guided && r.Method().SendsSecret {
 			return refusal.hint + orFindOut

@@ -76,6 +76,8 @@ func TestHintsForWhatProvidersSay(t *testing.T) {
 			"there is no such tenant; compare the tenant in the endpoint's URL with the directory (tenant) ID in Entra ID"},
 		{"Entra ID, no federated credential", AuthPrivateKeyJWT, 401, `{"error":"invalid_client","error_description":"AADSTS7002138: No matching federated identity record found for presented assertion subject 'system:serviceaccount:Shop:gateway'."}`,
 			"no federated credential of the app registration is for this assertion; compare its issuer, subject and audience with those of the federated credential in Entra ID, to the last slash and with the same capitals"},
+		{"Entra ID, audience", AuthPrivateKeyJWT, 401, `{"error":"invalid_client","error_description":"AADSTS700023: Client assertion audience claim does not match Realm issuer."}`,
+			"Entra ID does not call itself what aud is in the client's assertion; remove audience from the block of signing_key, or set it to the URL of the token endpoint"},
 		{"Entra ID, another code", AuthSecretPost, 400, `{"error":"invalid_request","error_description":"AADSTS70011999: ?"}`,
 			"a parameter may be missing or not be as the endpoint wants it; compare scope, audience, resource and param with the API's documentation"},
 	} {
@@ -111,6 +113,10 @@ func TestHintsForWhatProvidersSayOfAssertions(t *testing.T) {
 	exchange := requestOf(t, AuthNone)
 	exchange.Params = map[string][]string{"grant_type": {"urn:ietf:params:oauth:grant-type:token-exchange"}}
 	secret := requestOf(t, AuthSecretPost)
+	ofEnterprise := requestOf(t, AuthSecretPost)
+	ofEnterprise.Params = map[string][]string{"box_subject_type": {"enterprise"}}
+	ended := requestOf(t, AuthNone)
+	ended.Params = map[string][]string{"grant_type": exchange.Params["grant_type"], "subject_token": {endedJWT}}
 	const general = "the assertion of grant jwt_bearer was refused; it had iss app, sub u@example.com, aud "
 	for _, test := range []struct {
 		name    string
@@ -128,6 +134,8 @@ func TestHintsForWhatProvidersSayOfAssertions(t *testing.T) {
 		{"Box, another key", grant, "invalid_grant", "Signature verification error. The public key identified by 'kid' must correspond to the private key used for signing.", "Box has another public key under this ID"},
 		{"Box, not authorized", grant, "unauthorized_client", "This app is not authorized by the enterprise", "the app is not authorized in this enterprise"},
 		{"Box, not authorized, in newer words", secret, "unauthorized_client", "This app is not authorized by the enterprise admin.", "the app is not authorized in this enterprise"},
+		{"Box, not authorized, and the word is a parameter's", ofEnterprise, "unauthorized_client", "This app is not authorized by the enterprise admin.", "the app is not authorized in this enterprise"},
+		{"Box, user, and the word is a parameter's", ofEnterprise, "invalid_request", "Cannot obtain user token based on the enterprise configuration for your app", "the app may not have tokens of users"},
 		{"Box, user", grant, "unauthorized_client", "Cannot obtain token based on the enterprise configuration for your app", "the app may not have tokens of users"},
 		{"Box, user, in newer words", grant, "invalid_request", "Cannot obtain user token based on the enterprise configuration for your app", "the app may not have tokens of users"},
 		{"Box, grant", grant, "invalid_request", "The grant type is unauthorized for this client_id", "the app has another authentication method in Box"},
@@ -152,6 +160,7 @@ func TestHintsForWhatProvidersSayOfAssertions(t *testing.T) {
 		{"Google, issuer, in older words", exchange, "invalid_grant", "The issuer in ID Token https://cluster.example.com does not match the expected ones: https://other.example.com", "the token of param subject_token is from another issuer"},
 		{"Google, audience of the token", exchange, "invalid_grant", "The audience in ID Token [api] does not match the expected audience.", "the token of param subject_token is for somebody else"},
 		{"Google, token has ended", exchange, "invalid_grant", "ID Token issued at 1764000000 is stale to sign-in.", "the token of param subject_token has ended"},
+		{"Google, token has ended, as can be seen", ended, "invalid_grant", "ID Token issued at 1764000000 is stale to sign-in.", "the subject token has ended at 2025-11-24T16:00:00Z; "},
 		{"Google, condition", exchange, "unauthorized_client", "The given credential is rejected by the attribute condition.", "the provider of the workload identity pool does not let this workload in"},
 		{"Google, signature", exchange, "invalid_grant", "Unable to verify the ID Token signature.", "Google can't find the key that signed the token"},
 		{"Google, issuer's keys", exchange, "invalid_grant", "Error connecting to the given credential's issuer.", "Google can't find the key that signed the token"},
@@ -176,6 +185,9 @@ func TestHintsForWhatProvidersSayOfAssertions(t *testing.T) {
 		}
 	}
 }
+
+// endedJWT has {"exp":1764000000} as its claims.
+const endedJWT = "eyJhbGciOiJFUzI1NiJ9.eyJleHAiOjE3NjQwMDAwMDB9.c2lnbmF0dXJl"
 
 func quoted(text string) string {
 	quoted, _ := json.Marshal(text)
