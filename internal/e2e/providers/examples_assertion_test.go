@@ -1,16 +1,9 @@
 package providers
 
 import (
-	"crypto/rand"
-	"crypto/sha1"
-	"crypto/sha256"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"net/url"
 	"os"
@@ -19,9 +12,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/jwt"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
@@ -34,7 +24,7 @@ type assertionServer struct {
 	params []string // that a token request has, beside the assertion
 
 	// judge returns why an assertion is refused, as the provider says it: an error's code and its description.
-	judge  func(form url.Values, header, claims map[string]any) (code, description string)
+	judge  func(form url.Values, claims map[string]any) (code, description string)
 	answer string // with %s for the token
 }
 
@@ -67,16 +57,12 @@ func startAssertionServer(t *testing.T, member string, s *assertionServer) *asse
 			refuse("invalid_request", "a parameter is missing")
 			return
 		}
-		parsed, err := jose.ParseSigned(form.Get(member), servertest.SigningAlgs)
-		if err == nil {
-			_, err = parsed.Verify(s.key)
-		}
-		if err != nil {
-			refuse("invalid_grant", "Invalid JWT Signature.")
+		header, claims := openSigned(form.Get(member), s.key)
+		if header == nil {
+			refuse("invalid_client", "not signed")
 			return
 		}
-		header, claims := servertest.OpenJWT(t, form.Get(member), s.key)
-		if code, description := s.judge(form, header, claims); code != "" {
+		if code, description := s.judge(form, claims); code != "" {
 			refuse(code, description)
 			return
 		}
@@ -84,14 +70,6 @@ func startAssertionServer(t *testing.T, member string, s *assertionServer) *asse
 		_, _ = io.WriteString(w, strings.ReplaceAll(s.answer, "%s", token))
 	})
 	return s
-}
-
-// lives reports whether an assertion is made now, and for no longer than that.
-func lives(claims map[string]any, atMost time.Duration) bool {
-	issued, _ := claims["iat"].(float64)
-	ends, _ := claims["exp"].(float64)
-	now := float64(time.Now().Unix())
-	return issued > now-60 && issued <= now+1 && ends > now && ends-issued <= atMost.Seconds()
 }
 
 // replays checks that an example gets a token, and another one when the API rejects it.
@@ -107,72 +85,6 @@ func replays(t *testing.T, g *gatewaytest.Gateway, s *assertionServer, upstream 
 	}
 }
 
-const jwtBearerAssertion = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-
-// Microsoft identity platform, "Certificate credentials" and "OAuth 2.0 client credentials flow".
-func entraServer(t *testing.T, key any, thumbprint func(header map[string]any) bool) *assertionServer {
-	s := &assertionServer{
-		key: key, params: []string{"grant_type", "client_id", "client_assertion_type", "scope"},
-		answer: `{"token_type":"Bearer","expires_in":3599,"ext_expires_in":3599,"access_token":"%s"}`,
-	}
-	s.judge = func(form url.Values, header, claims map[string]any) (string, string) {
-		switch {
-		case form.Get("grant_type") != "client_credentials" || form.Get("client_assertion_type") != jwtBearerAssertion:
-			return "invalid_request", "AADSTS900144: The request body must contain the right parameters."
-		case form.Get("client_id") != "00001111-aaaa-2222-bbbb-3333cccc4444":
-			return "unauthorized_client", "AADSTS700016: Application was not found in the directory."
-		case !strings.HasSuffix(form.Get("scope"), "/.default"):
-			return "invalid_scope", "AADSTS1002012: The provided value for scope is not valid."
-		case !thumbprint(header):
-			return "invalid_client", "AADSTS700027: The certificate with identifier used to sign the client assertion is not registered on application."
-		case claims["exp"] == nil || claims["exp"].(float64) <= float64(time.Now().Unix()):
-			return "invalid_client", "AADSTS700024: Client assertion is not within its valid time range."
-		}
-		return "", ""
-	}
-	return startAssertionServer(t, "client_assertion", s)
-}
-
-func testEntraCertificate(t *testing.T) {
-	certFile, keyFile, certificate := exampleRSACertificate(t)
-	upstream := gatewaytest.StartAPI(t)
-	s := entraServer(t, certificate.PublicKey, func(header map[string]any) bool {
-		by256, by1 := sha256.Sum256(certificate.Raw), sha1.Sum(certificate.Raw)
-		encode := base64.RawURLEncoding.EncodeToString
-		return header["alg"] == "PS256" && header["typ"] == "JWT" && header["x5t#S256"] == encode(by256[:]) && header["x5t"] == encode(by1[:]) && header["x5c"] == nil
-	})
-	judge := s.judge
-	s.judge = func(form url.Values, header, claims map[string]any) (string, string) {
-		const id = "00001111-aaaa-2222-bbbb-3333cccc4444"
-		if claims["aud"] != s.URL+"/tenant/oauth2/v2.0/token" || claims["iss"] != id || claims["sub"] != id || claims["jti"] == "" || !lives(claims, 10*time.Minute) {
-			return "invalid_client", "AADSTS700021: Client assertion application identifier doesn't match."
-		}
-		return judge(form, header, claims)
-	}
-	g := startExample(t, "entra-certificate", exampleRun{env: map[string]string{
-		"AUTHORITY": s.URL, "TENANT_ID": "tenant", "CLIENT_ID": "00001111-aaaa-2222-bbbb-3333cccc4444", "KEY_FILE": keyFile, "CERTIFICATE_FILE": certFile,
-		"API": upstream.URL,
-	}})
-	replays(t, g, s, upstream)
-}
-
-// exampleRSACertificate writes an RSA key and a certificate of it into files.
-func exampleRSACertificate(t testing.TB) (certFile, keyFile string, certificate *x509.Certificate) {
-	t.Helper()
-	keyFile = exampleKey(t, "RSA")
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "gateway"}, NotAfter: time.Now().AddDate(1, 0, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, servertest.Keys()["RSA"].Public(), servertest.Keys()["RSA"])
-	if err != nil {
-		t.Fatal(err)
-	}
-	certFile = filepath.Join(t.TempDir(), "gateway.crt")
-	servertest.WriteFile(t, certFile, servertest.PEM("CERTIFICATE", der))
-	if certificate, err = x509.ParseCertificate(der); err != nil {
-		t.Fatal(err)
-	}
-	return certFile, keyFile, certificate
-}
-
 // assertionIssuer signs assertions for others, such as a cluster or a SPIFFE agent, and writes them to a file.
 type assertionIssuer struct {
 	file   string
@@ -182,15 +94,7 @@ type assertionIssuer struct {
 // write writes an assertion that ends after that time.
 func (i *assertionIssuer) write(t *testing.T, lifetime time.Duration) {
 	t.Helper()
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: servertest.Keys()["P-256"]}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	i.claims["iat"], i.claims["exp"] = time.Now().Unix(), time.Now().Add(lifetime).Unix()
-	text, err := jwt.Signed(signer).Claims(i.claims).Serialize()
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := signedByOther(t, i.claims, lifetime)
 	servertest.WriteFile(t, i.file+".next", text+"\n")
 	if err := os.Rename(i.file+".next", i.file); err != nil {
 		t.Fatal(err)
@@ -203,29 +107,66 @@ func testReadyAssertion(t *testing.T, name string, s *assertionServer, claims ma
 	issuer := &assertionIssuer{file: filepath.Join(t.TempDir(), "assertion"), claims: claims}
 	env["API"], env[fileVariable] = upstream.URL, issuer.file
 	g := startExample(t, name, exampleRun{env: env})
-	if a := g.Get("/orders"); a.Status != http.StatusBadGateway {
-		t.Errorf("without an assertion got %d %s", a.Status, a.Body)
-	}
-	issuer.write(t, time.Hour)
-	gatewaytest.Await(t, "the assertion is used", func() bool { return g.Get("/orders").Status == 200 })
+	issuer.isLate(t, g)
 	replays(t, g, s, upstream)
 }
 
-func testEntraWorkloadIdentity(t *testing.T) {
-	s := entraServer(t, servertest.Keys()["P-256"].Public(), func(map[string]any) bool { return true })
-	judge := s.judge
-	const subject = "system:serviceaccount:shop:gateway"
-	s.judge = func(form url.Values, header, claims map[string]any) (string, string) {
-		if audience, _ := claims["aud"].([]any); len(audience) != 1 || audience[0] != "api://AzureADTokenExchange" || claims["sub"] != subject {
-			return "invalid_client", "AADSTS700213: No matching federated identity record found for presented assertion subject."
-		}
-		return judge(form, header, claims)
+// isLate checks that a gateway has no token without an assertion, and gets one with it.
+func (i *assertionIssuer) isLate(t *testing.T, g *gatewaytest.Gateway) {
+	t.Helper()
+	if a := g.Get("/orders"); a.Status != http.StatusBadGateway {
+		t.Errorf("without an assertion got %d %s", a.Status, a.Body)
 	}
-	testReadyAssertion(t, "entra-workload-identity", s, map[string]any{
-		"iss": "https://cluster.example.com", "sub": subject, "aud": []string{"api://AzureADTokenExchange"},
-	}, map[string]string{
-		"AZURE_AUTHORITY_HOST": s.URL + "/", "AZURE_TENANT_ID": "tenant", "AZURE_CLIENT_ID": "00001111-aaaa-2222-bbbb-3333cccc4444",
-	}, "AZURE_FEDERATED_TOKEN_FILE")
+	i.write(t, time.Hour)
+	gatewaytest.Await(t, "the assertion is used", func() bool { return g.Get("/orders").Status == 200 })
+}
+
+// startsSigning starts the stand-in for a provider whose client sends an assertion, and writes what the client reads.
+func startsSigning(t *testing.T, p *providerSpec) (s *providerStandIn, files map[string]string) {
+	t.Helper()
+	s = startProvider(t, p)
+	s.id, s.secret = p.id, p.secret
+	return s, s.writeFiles(t)
+}
+
+// runs wants an example to get a token, and another one when the API rejects it.
+func (s *providerStandIn) runs(t *testing.T, example string, env map[string]string, replace ...string) *gatewaytest.Gateway {
+	t.Helper()
+	env["API"] = s.api.URL
+	g := startExample(t, example, exampleRun{env: env, replace: replace, trust: s.api.Certificate()})
+	s.checkWorks(t, g)
+	s.checkReplay(t, g)
+	return g
+}
+
+// checkReplay wants the gateway to get another token when the API rejects the one that it has.
+func (s *providerStandIn) checkReplay(t *testing.T, g *gatewaytest.Gateway) {
+	t.Helper()
+	before := s.tokenRequests()
+	s.revoke()
+	if a := g.Get("/orders"); a.Status != 200 || s.tokenRequests() != before+1 {
+		t.Errorf("after a revocation got %d %q, with %d more token requests", a.Status, a.Body, s.tokenRequests()-before)
+	}
+}
+
+func testEntraCertificate(t *testing.T) {
+	s, files := startsSigning(t, entraCertificate)
+	s.runs(t, "entra-certificate", map[string]string{
+		"AUTHORITY": s.endpoint.URL, "TENANT_ID": entraTenant, "CLIENT_ID": s.id, "KEY_FILE": files[entraKeyFile], "CERTIFICATE_FILE": files[entraCertificateFile],
+	})
+}
+
+func testEntraWorkloadIdentity(t *testing.T) {
+	s, _ := startsSigning(t, entraWorkloadIdentity)
+	issuer := &assertionIssuer{file: filepath.Join(t.TempDir(), "assertion"), claims: map[string]any{
+		"iss": issuerOfCluster, "sub": podOfGateway, "aud": []string{entraExchange},
+	}}
+	g := startExample(t, "entra-workload-identity", exampleRun{trust: s.api.Certificate(), env: map[string]string{
+		"AZURE_AUTHORITY_HOST": s.endpoint.URL + "/", "AZURE_TENANT_ID": entraTenant, "AZURE_CLIENT_ID": s.id, "AZURE_FEDERATED_TOKEN_FILE": issuer.file,
+		"API": s.api.URL,
+	}})
+	issuer.isLate(t, g)
+	s.checkReplay(t, g)
 }
 
 // Keycloak, "Kubernetes identity provider" and "Federated client authentication".
@@ -234,7 +175,7 @@ func testKeycloakKubernetes(t *testing.T) {
 		key: servertest.Keys()["P-256"].Public(), params: []string{"grant_type", "client_assertion_type"},
 		answer: `{"access_token":"%s","expires_in":300,"refresh_expires_in":0,"token_type":"Bearer","not-before-policy":0,"scope":"email profile"}`,
 	}
-	s.judge = func(form url.Values, _, claims map[string]any) (string, string) {
+	s.judge = func(form url.Values, claims map[string]any) (string, string) {
 		if audience, _ := claims["aud"].([]any); len(audience) != 1 || audience[0] != s.URL || form.Get("client_assertion_type") != jwtBearerAssertion {
 			return "invalid_client", "Invalid client or Invalid client credentials"
 		}
@@ -252,7 +193,7 @@ func testSPIFFE(t *testing.T) {
 		key: servertest.Keys()["P-256"].Public(), params: []string{"grant_type", "client_assertion_type", "scope"},
 		answer: `{"access_token":"%s","expires_in":300,"token_type":"Bearer"}`,
 	}
-	s.judge = func(form url.Values, _, claims map[string]any) (string, string) {
+	s.judge = func(form url.Values, claims map[string]any) (string, string) {
 		if claims["aud"] != s.URL || !strings.HasPrefix(fmt.Sprint(claims["sub"]), "spiffe://") ||
 			form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe" {
 			return "invalid_client", ""
@@ -268,7 +209,7 @@ func testSigner(t *testing.T) {
 		key: servertest.Keys()["P-256"].Public(), params: []string{"grant_type", "client_assertion_type", "client_id", "scope"},
 		answer: `{"access_token":"%s","expires_in":300,"token_type":"Bearer"}`,
 	}
-	s.judge = func(form url.Values, _, claims map[string]any) (string, string) {
+	s.judge = func(form url.Values, claims map[string]any) (string, string) {
 		if claims["aud"] != s.URL || claims["sub"] != "gateway" || claims["iss"] != "gateway" || form.Get("client_id") != "gateway" {
 			return "invalid_client", ""
 		}
@@ -278,140 +219,32 @@ func testSigner(t *testing.T) {
 	testReadyAssertion(t, "signer", s, map[string]any{"iss": "gateway", "sub": "gateway", "aud": s.URL}, map[string]string{"ISSUER": s.URL}, "ASSERTION_FILE")
 }
 
-const grantTypeJWTBearer = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-
-// Google, "Using OAuth 2.0 for Server to Server Applications".
 func testGoogleServiceAccount(t *testing.T) {
-	const account, scope = "gateway@project.iam.gserviceaccount.com", "https://www.googleapis.com/auth/cloud-platform"
-	s := &assertionServer{
-		key: servertest.Keys()["RSA"].Public(), params: []string{"grant_type"},
-		answer: `{"access_token":"%s","scope":"` + scope + `","token_type":"Bearer","expires_in":3599}`,
-	}
-	s.judge = func(form url.Values, header, claims map[string]any) (string, string) {
-		switch {
-		case form.Get("grant_type") != grantTypeJWTBearer:
-			return "unsupported_grant_type", "Invalid grant_type: " + form.Get("grant_type")
-		case header["alg"] != "RS256" || header["kid"] != "k9":
-			return "invalid_grant", "Invalid JWT Signature."
-		case claims["iss"] != account:
-			return "invalid_grant", "Invalid grant: account not found"
-		case claims["aud"] != s.URL+"/token" || !lives(claims, time.Hour):
-			return "invalid_grant", "Invalid JWT: Token must be a short-lived token (60 minutes) and in a reasonable timeframe. Check your iat and exp values in the JWT claim."
-		case claims["scope"] != scope || claims["sub"] != nil:
-			return "invalid_scope", "Empty or missing scope not allowed."
-		}
-		return "", ""
-	}
-	startAssertionServer(t, "assertion", s)
-	upstream := gatewaytest.StartAPI(t)
-	key, err := json.Marshal(map[string]string{
-		"type": "service_account", "project_id": "project", "private_key_id": "k9", "private_key": servertest.PKCS8(t, servertest.Keys()["RSA"]),
-		"client_email": account, "client_id": "1", "auth_uri": "https://accounts.google.com/o/oauth2/auth", "token_uri": s.URL + "/token",
-		"universe_domain": "googleapis.com",
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "service-account.json")
-	servertest.WriteFile(t, file, string(key))
-	g := startExample(t, "google-service-account", exampleRun{env: map[string]string{"KEY_FILE": file, "API": upstream.URL}})
-	replays(t, g, s, upstream)
-	if logged := g.Logs.With("token obtained"); len(logged) == 0 || logged[0]["client_id"] != account || logged[0]["endpoint"] != s.URL+"/token" {
+	s, files := startsSigning(t, googleServiceAccount)
+	g := s.runs(t, "google-service-account", map[string]string{"KEY_FILE": files[googleKeyFile]})
+	if logged := g.Logs.With("token obtained"); len(logged) == 0 || logged[0]["client_id"] != googleAccount || logged[0]["endpoint"] != s.endpoint.URL+s.path {
 		t.Errorf("logged %v", logged)
 	}
 }
 
-// Salesforce, "OAuth 2.0 JWT Bearer Flow for Server-to-Server Integration".
 func testSalesforce(t *testing.T) {
-	s := &assertionServer{
-		key: servertest.Keys()["RSA"].Public(), params: []string{"grant_type"},
-		answer: `{"access_token":"%s","scope":"api","instance_url":"https://example.my.salesforce.com","id":"https://login.salesforce.com/id/00D/005","token_type":"Bearer"}`,
-	}
-	s.judge = func(form url.Values, header, claims map[string]any) (string, string) {
-		switch {
-		case form.Get("grant_type") != grantTypeJWTBearer:
-			return "unsupported_grant_type", "grant type not supported"
-		case header["alg"] != "RS256" || !lives(claims, 3*time.Minute):
-			return "invalid_grant", "invalid assertion"
-		case claims["iss"] != "consumer-key":
-			return "invalid_client_id", "client identifier invalid"
-		case claims["aud"] != "https://login.salesforce.com":
-			return "invalid_grant", "audience is invalid"
-		case claims["sub"] != "gateway@example.com":
-			return "invalid_grant", "user hasn't approved this consumer"
-		}
-		return "", ""
-	}
-	startAssertionServer(t, "assertion", s)
-	upstream := gatewaytest.StartAPI(t)
-	g := startExample(t, "salesforce", exampleRun{env: map[string]string{
-		"TOKEN_ENDPOINT": s.URL + "/services/oauth2/token", "KEY_FILE": exampleKey(t, "RSA"), "CONSUMER_KEY": "consumer-key", "USERNAME": "gateway@example.com",
-		"API": upstream.URL,
-	}})
-	replays(t, g, s, upstream)
+	s, files := startsSigning(t, salesforce)
+	s.runs(t, "salesforce", map[string]string{
+		"TOKEN_ENDPOINT": s.endpoint.URL + s.path, "KEY_FILE": files[salesforceKeyFile], "CONSUMER_KEY": s.id, "USERNAME": salesforceUser,
+	})
 }
 
-// DocuSign, "How to get an access token with JWT Grant".
 func testDocuSign(t *testing.T) {
-	s := &assertionServer{
-		key: servertest.Keys()["RSA"].Public(), params: []string{"grant_type"},
-		answer: `{"access_token":"%s","token_type":"Bearer","expires_in":3600,"scope":"signature impersonation"}`,
-	}
-	s.judge = func(form url.Values, header, claims map[string]any) (string, string) {
-		switch {
-		case form.Get("grant_type") != grantTypeJWTBearer:
-			return "invalid_grant", "unsupported_grant_type"
-		case header["alg"] != "RS256" || header["typ"] != "JWT":
-			return "invalid_grant", "no_valid_keys_or_signatures"
-		case claims["iss"] != "integration-key":
-			return "invalid_grant", "issuer_not_found"
-		case claims["sub"] != "5f3a1c9e-0000-4000-8000-000000000001":
-			return "invalid_grant", "user_not_found"
-		case claims["aud"] != "account-d.docusign.com" || !lives(claims, time.Hour):
-			return "invalid_grant", "no_valid_keys_or_signatures"
-		case claims["scope"] != "signature impersonation":
-			return "consent_required", ""
-		}
-		return "", ""
-	}
-	startAssertionServer(t, "assertion", s)
-	upstream := gatewaytest.StartAPI(t)
-	g := startExample(t, "docusign", exampleRun{env: map[string]string{
-		"AUTH_HOST": "account-d.docusign.com", "KEY_FILE": exampleKey(t, "RSA"), "INTEGRATION_KEY": "integration-key",
-		"USER_ID": "5f3a1c9e-0000-4000-8000-000000000001", "API": upstream.URL,
-	}, replace: []string{"https://{$AUTH_HOST:account.docusign.com}/oauth/token", s.URL + "/oauth/token"}})
-	replays(t, g, s, upstream)
+	s, files := startsSigning(t, docuSign)
+	s.runs(t, "docusign", map[string]string{
+		"AUTH_HOST": docuSignHost, "KEY_FILE": files[docuSignKeyFile], "INTEGRATION_KEY": s.id, "USER_ID": docuSignUser,
+	}, "https://{$AUTH_HOST:account.docusign.com}/oauth/token", s.endpoint.URL+s.path)
 }
 
-// Box, "JWT without SDK".
 func testBox(t *testing.T) {
-	s := &assertionServer{
-		key: servertest.Keys()["RSA"].Public(), params: []string{"grant_type", "client_id", "client_secret"},
-		answer: `{"access_token":"%s","expires_in":4123,"restricted_to":[],"token_type":"bearer"}`,
-	}
-	s.judge = func(form url.Values, header, claims map[string]any) (string, string) {
-		id, _ := claims["jti"].(string)
-		switch {
-		case form.Get("client_id") != "app" || form.Get("client_secret") != "s3cret":
-			return "invalid_client", "The client credentials are invalid"
-		case header["kid"] != "k7" || form.Get("grant_type") != grantTypeJWTBearer:
-			return "invalid_grant", "OAuth JWT signature or public key is invalid."
-		case claims["aud"] != "https://api.box.com/oauth2/token":
-			return "invalid_grant", "Please check the 'aud' claim."
-		case !lives(claims, time.Minute):
-			return "invalid_grant", "Please check the 'exp' claim."
-		case len(id) < 16 || len(id) > 128:
-			return "invalid_grant", "Please check the 'jti' claim."
-		case claims["iss"] != "app" || claims["sub"] != "123456" || claims["box_sub_type"] != "enterprise":
-			return "unauthorized_client", "This app is not authorized by the enterprise"
-		}
-		return "", ""
-	}
-	startAssertionServer(t, "assertion", s)
-	upstream := gatewaytest.StartAPI(t)
-	g := startExample(t, "box", exampleRun{env: map[string]string{
-		"TOKEN_ENDPOINT": s.URL + "/oauth2/token", "CLIENT_ID": "app", "CLIENT_SECRET": "s3cret", "ENTERPRISE_ID": "123456", "PUBLIC_KEY_ID": "k7",
-		"KEY_FILE": exampleKey(t, "RSA"), "API": upstream.URL,
-	}})
-	replays(t, g, s, upstream)
+	s, files := startsSigning(t, box)
+	s.runs(t, "box", map[string]string{
+		"TOKEN_ENDPOINT": s.endpoint.URL + s.path, "CLIENT_ID": s.id, "CLIENT_SECRET": s.secret, "ENTERPRISE_ID": boxEnterprise, "PUBLIC_KEY_ID": boxKeyID,
+		"KEY_FILE": files[boxKeyFile],
+	})
 }

@@ -21,13 +21,13 @@ import (
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
 
-// This file runs what the pages of docs/providers show: the Caddyfile of each against a stand-in for the provider, and
+// This file runs what the pages of docs/providers show: the Caddyfiles of each against a stand-in for the provider, and
 // with each of the mistakes that the page tells of.
 
-// paged are the providers with a page.
+// paged are the Caddyfiles of the pages, those of one page in its order.
 var paged = []*providerSpec{
-	apigee, applixure, auth0, cognito, ebay, entraID, genesysCloud, keycloak, myParcel, okta, patientsKnowBest, payPal,
-	pingFederate, pingOne, ups, zoom,
+	apigee, applixure, auth0, cognito, ebay, entraID, entraCertificate, entraWorkloadIdentity, genesysCloud, keycloak, myParcel, okta,
+	patientsKnowBest, payPal, pingFederate, pingOne, ups, zoom,
 }
 
 // pageMistake is a row of what a page says goes wrong.
@@ -41,9 +41,10 @@ type pageMistake struct {
 // wrongSecret is a secret that no provider has given out.
 const wrongSecret = "Wr0ngSecretCanary"
 
-// providerPage is a page of docs/providers.
+// providerPage is a page of docs/providers, with one of its Caddyfiles and what goes wrong with that.
 type providerPage struct {
 	text      string
+	headings  []string // of the Caddyfiles, if there are several
 	caddyfile string
 	rows      []pageRow
 }
@@ -51,7 +52,7 @@ type providerPage struct {
 // pageRow says what goes wrong, and what one sees then.
 type pageRow struct {
 	wrong        string
-	status       int    // of the endpoint's answer
+	status       int    // of the endpoint's answer; 0 if nothing is sent
 	answer, told string // what the endpoint and the log say; … stands for anything
 	client       int    // the status that clients get
 }
@@ -61,31 +62,51 @@ const pagesFolder = "docs/providers"
 // pageSections are the headings of each page, in their order.
 var pageSections = []string{"Set up", "Caddyfile", "Peculiarities", "What goes wrong", "Documentation"}
 
-func readPage(t *testing.T, name string) *providerPage {
+// pageCells are the cells of a row.
+var pageCells = regexp.MustCompile("(?m)^\\| ([^|]+) \\| (?:(\\d+) `([^|]+)`|nothing is sent) \\| `([^|]+)` \\| (\\d+) \\|$")
+
+// readPage reads the page of a provider, and there what is under one heading if it has several Caddyfiles.
+func readPage(t *testing.T, p *providerSpec) *providerPage {
 	t.Helper()
-	page := &providerPage{text: readDocument(t, filepath.Join(pagesFolder, name+".md"))}
-	var sections []string
-	for _, heading := range regexp.MustCompile(`(?m)^## (.*)$`).FindAllStringSubmatch(page.text, -1) {
-		sections = append(sections, heading[1])
+	page := &providerPage{text: readDocument(t, filepath.Join(pagesFolder, p.name+".md"))}
+	names, sections := cutAt(page.text, "## ")
+	if !slices.Equal(names, pageSections) {
+		t.Fatalf("%s has the sections %q, want %q", p.name, names, pageSections)
 	}
-	if !slices.Equal(sections, pageSections) {
-		t.Fatalf("%s has the sections %q, want %q", name, sections, pageSections)
+	caddyfiles, wrong := sections["Caddyfile"], sections["What goes wrong"]
+	if p.heading != "" {
+		headings, shown := cutAt(caddyfiles, "### ")
+		told, rows := cutAt(wrong, "### ")
+		if !slices.Equal(headings, told) {
+			t.Fatalf("%s has Caddyfiles for %q, and says what goes wrong for %q", p.name, headings, told)
+		}
+		page.headings, caddyfiles, wrong = headings, shown[p.heading], rows[p.heading]
 	}
-	block := regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindStringSubmatch(page.text)
-	if block == nil {
-		t.Fatalf("%s has no Caddyfile", name)
+	blocks := regexp.MustCompile("(?s)```caddyfile\n(.*?)```").FindAllStringSubmatch(caddyfiles, -1)
+	if len(blocks) != 1 {
+		t.Fatalf("%s has %d Caddyfiles, want one for %q", p.name, len(blocks), p.heading)
 	}
-	page.caddyfile = block[1]
-	_, wrong, _ := strings.Cut(page.text, "\n## What goes wrong\n")
-	for _, cells := range regexp.MustCompile("(?m)^\\| ([^|]+) \\| (\\d+) `([^|]+)` \\| `([^|]+)` \\| (\\d+) \\|$").FindAllStringSubmatch(wrong, -1) {
+	page.caddyfile = blocks[0][1]
+	for _, cells := range pageCells.FindAllStringSubmatch(wrong, -1) {
 		status, _ := strconv.Atoi(cells[2])
 		client, _ := strconv.Atoi(cells[5])
 		page.rows = append(page.rows, pageRow{cells[1], status, cells[3], cells[4], client})
 	}
 	if rows := strings.Count(wrong, "\n| ") - 1; rows != len(page.rows) {
-		t.Fatalf("%s has %d rows, of which %d can be read", name, rows, len(page.rows))
+		t.Fatalf("%s has %d rows for %q, of which %d can be read", p.name, rows, p.heading, len(page.rows))
 	}
 	return page
+}
+
+// cutAt cuts a text at headings, which begin with the mark, and returns what is under each.
+func cutAt(text, mark string) (names []string, under map[string]string) {
+	under = make(map[string]string)
+	for _, part := range strings.Split("\n"+text, "\n"+mark)[1:] {
+		name, rest, _ := strings.Cut(part, "\n")
+		names = append(names, name)
+		under[name] = "\n" + rest
+	}
+	return names, under
 }
 
 // row is the one that says this goes wrong.
@@ -107,7 +128,8 @@ func elided(text string) *regexp.Regexp {
 type pageRun struct {
 	*providerStandIn
 	page    *providerPage
-	mistake *pageMistake // nil: as the page has it
+	mistake *pageMistake      // nil: as the page has it
+	paths   map[string]string // where a file is, by where the page has it
 	gateway *gatewaytest.Gateway
 	answer  gatewaytest.Answer // with a mistake
 }
@@ -119,6 +141,7 @@ func newPageRun(t *testing.T, p *providerSpec, page *providerPage, mistake *page
 	if mistake != nil {
 		r.flaw = mistake.flaw
 	}
+	r.paths = r.writeFiles(t)
 	return r
 }
 
@@ -133,24 +156,40 @@ func (r *pageRun) site(t *testing.T) string {
 	t.Helper()
 	// Where the documentation leaves the endpoint's host open, so does the page.
 	text := strings.Replace(r.page.caddyfile, "oauth_cc {env."+r.variables+"TOKEN_ENDPOINT}", "oauth_cc https://host"+r.path, 1)
-	for old, replacement := range map[*regexp.Regexp]string{
+	addresses := map[*regexp.Regexp]string{
 		pageSite:     "http://" + r.gateway.Addr + " {",
 		pageEndpoint: "\toauth_cc " + r.endpoint.URL,
 		pageAPI:      "\treverse_proxy " + r.api.URL,
-	} {
+	}
+	if strings.Contains(text, "\toauth_cc {\n") {
+		delete(addresses, pageEndpoint) // it is in a file
+	}
+	for old, replacement := range addresses {
 		if n := len(old.FindAllString(text, -1)); n != 1 {
 			t.Fatalf("%s: the Caddyfile has %s %d times", r.name, old, n)
 		}
 		text = old.ReplaceAllLiteralString(text, replacement)
 	}
-	if r.mistake == nil {
-		return text
+	var replace []string
+	if r.mistake != nil {
+		replace = slices.Clone(r.mistake.replace)
 	}
-	for i := 0; i < len(r.mistake.replace); i += 2 {
-		if !strings.Contains(text, r.mistake.replace[i]) {
-			t.Fatalf("%s: the Caddyfile does not contain %q", r.name, r.mistake.replace[i])
+	for page, file := range r.paths {
+		replace = append(replace, page, file)
+	}
+	for i := 0; i < len(replace); i += 2 {
+		if !strings.Contains(text, replace[i]) {
+			t.Fatalf("%s: the Caddyfile does not contain %q", r.name, replace[i])
 		}
-		text = strings.ReplaceAll(text, r.mistake.replace[i], r.mistake.replace[i+1])
+		text = strings.ReplaceAll(text, replace[i], replace[i+1])
+	}
+	return text
+}
+
+// asOnPage is a text of the gateway's with the paths that the page has.
+func (r *pageRun) asOnPage(text string) string {
+	for page, file := range r.paths {
+		text = strings.ReplaceAll(text, file, page)
 	}
 	return text
 }
@@ -163,8 +202,12 @@ func startPages(t *testing.T, runs []*pageRun) []byte {
 	for i, addr := range gatewaytest.FreeAddrs(t, len(runs)) {
 		r := runs[i]
 		r.gateway = &gatewaytest.Gateway{T: t, Addr: addr, Logs: g.Logs}
-		t.Setenv(r.variables+r.idName, r.id)
-		t.Setenv(r.variables+r.secretName(), r.secret)
+		if r.idName != "" {
+			t.Setenv(r.variables+r.idName, r.id)
+		}
+		if r.secret != "" {
+			t.Setenv(r.variables+r.secretName(), r.secret)
+		}
 		for name, value := range r.further {
 			t.Setenv(r.variables+name, value)
 		}
@@ -188,9 +231,9 @@ func TestProviderPages(t *testing.T) {
 	}
 	var runs []*pageRun
 	for _, p := range paged {
-		page := readPage(t, p.name)
+		page := readPage(t, p)
 		if len(page.rows) != len(p.mistakes) {
-			t.Errorf("%s has %d rows, and there are %d mistakes to make", p.name, len(page.rows), len(p.mistakes))
+			t.Errorf("%s has %d rows for %q, and there are %d mistakes to make", p.name, len(page.rows), p.heading, len(p.mistakes))
 		}
 		runs = append(runs, newPageRun(t, p, page, nil))
 		for i := range p.mistakes {
@@ -223,10 +266,14 @@ func TestProviderPages(t *testing.T) {
 }
 
 func (r *pageRun) title() string {
-	if r.mistake == nil {
-		return r.name
+	title := r.name
+	if r.heading != "" {
+		title += "/" + r.heading
 	}
-	return r.name + "/" + r.mistake.row
+	if r.mistake == nil {
+		return title
+	}
+	return title + "/" + r.mistake.row
 }
 
 // checkRight is for what the page shows.
@@ -264,8 +311,9 @@ func (r *pageRun) checkStrict(t *testing.T) {
 		return res.StatusCode
 	}
 	_, fine := r.judged()
+	r.setClock(fine.at) // for an assertion that ends soon
 	with := func(change func(*tokenRequest)) tokenRequest {
-		request := tokenRequest{fine.header.Clone(), fine.body}
+		request := tokenRequest{fine.header.Clone(), fine.body, fine.at}
 		change(&request)
 		return request
 	}
@@ -277,7 +325,7 @@ func (r *pageRun) checkStrict(t *testing.T) {
 	if r.mediaType == jsonType {
 		more = `,"foo":"bar"}`
 	}
-	for name, status := range map[string]int{
+	statuses := map[string]int{
 		"another method":            send(http.MethodPut, r.path, same),
 		"another path":              send(http.MethodPost, r.path+"/", same),
 		"a query":                   send(http.MethodPost, r.path+"?a=b", same),
@@ -288,7 +336,17 @@ func (r *pageRun) checkStrict(t *testing.T) {
 		"one more parameter":        send(http.MethodPost, r.path, with(func(q *tokenRequest) { q.body = strings.TrimSuffix(q.body, "}") + more })),
 		"no body":                   send(http.MethodPost, r.path, with(func(q *tokenRequest) { q.body = "" })),
 		"a parameter that is twice": send(http.MethodPost, r.path, with(func(q *tokenRequest) { q.body += "&grant_type=client_credentials" })),
-	} {
+	}
+	if r.signed != "" {
+		assertion := formOf(fine.body).Get(r.signed)
+		statuses["another signature"] = send(http.MethodPost, r.path, with(func(q *tokenRequest) {
+			q.body = strings.Replace(q.body, assertion, withOtherSignature(assertion), 1)
+		}))
+		statuses["no signature"] = send(http.MethodPost, r.path, with(func(q *tokenRequest) {
+			q.body = strings.Replace(q.body, assertion, assertion[:strings.LastIndex(assertion, ".")+1], 1)
+		}))
+	}
+	for name, status := range statuses {
 		if status < 400 {
 			t.Errorf("the stand-in takes a request with %s", name)
 		}
@@ -302,10 +360,13 @@ func (r *pageRun) checkMistake(t *testing.T) {
 		t.Errorf("the client got %d %q, want %d", r.answer.Status, r.answer.Body, row.client)
 	}
 	refusal, _ := r.judged()
-	if refusal == nil {
+	if row.status == 0 {
+		if n := r.tokenRequests(); n > 0 {
+			t.Errorf("%d token requests, want none", n)
+		}
+	} else if refusal == nil {
 		t.Fatal("no token request was refused")
-	}
-	if refusal.status != row.status || elided(row.answer).FindString(refusal.body) != refusal.body {
+	} else if refusal.status != row.status || elided(row.answer).FindString(refusal.body) != refusal.body {
 		t.Errorf("the endpoint answers %d\n%s, and the page has %d\n%s", refusal.status, refusal.body, row.status, row.answer)
 	}
 	var told []string
@@ -313,7 +374,7 @@ func (r *pageRun) checkMistake(t *testing.T) {
 		told = nil
 		for line := range strings.Lines(r.gateway.Logs.All()) {
 			if strings.Contains(line, `"msg":"no token obtained","endpoint":"`+r.endpoint.URL+"/") {
-				told = append(told, line)
+				told = append(told, r.asOnPage(line))
 			}
 		}
 		return told != nil
@@ -349,16 +410,22 @@ func checkPagesByCommand(t *testing.T, config []byte, runs []*pageRun) {
 			}
 			continue
 		}
-		told := fmt.Sprintf(`"error":%q,"status":%d`, result.Result, result.Status)
+		told := fmt.Sprintf(`"error":%q`, result.Result)
+		if result.Status != 0 {
+			told += fmt.Sprintf(`,"status":%d`, result.Status)
+		}
 		for _, text := range []struct{ name, value string }{
 			{"detail", result.Detail}, {"endpoint_message", result.EndpointMessage}, {"hint", result.Hint},
 		} {
 			if text.value != "" {
-				quoted, _ := json.Marshal(text.value)
-				told += fmt.Sprintf(`,%q:%s`, text.name, quoted)
+				var quoted strings.Builder
+				encoder := json.NewEncoder(&quoted)
+				encoder.SetEscapeHTML(false) // as in the log
+				_ = encoder.Encode(text.value)
+				told += fmt.Sprintf(`,%q:%s`, text.name, strings.TrimSpace(quoted.String()))
 			}
 		}
-		if row := r.page.row(t, r.mistake.row); !elided(row.told).MatchString(told) {
+		if row := r.page.row(t, r.mistake.row); !elided(row.told).MatchString(r.asOnPage(told)) {
 			t.Errorf("%s: the check says\n%s, and the page has\n%s", r.title(), told, row.told)
 		}
 	}
@@ -366,8 +433,12 @@ func checkPagesByCommand(t *testing.T, config []byte, runs []*pageRun) {
 
 func TestProviderPagesAreFormattedAndListed(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(repository, pagesFolder, "*.md"))
-	if err != nil || len(files) != len(paged)+1 {
-		t.Errorf("there are %d pages and an index for %d providers: %v", len(files)-1, len(paged), err)
+	headings := make(map[string][]string) // by the page
+	for _, p := range paged {
+		headings[p.name] = append(headings[p.name], p.heading)
+	}
+	if err != nil || len(files) != len(headings)+1 {
+		t.Errorf("there are %d pages and an index for %d providers: %v", len(files)-1, len(headings), err)
 	}
 	for _, document := range []string{"README.md", pagesFolder + "/README.md"} {
 		text := readDocument(t, document)
@@ -379,7 +450,10 @@ func TestProviderPagesAreFormattedAndListed(t *testing.T) {
 		}
 	}
 	for _, p := range paged {
-		page := readPage(t, p.name)
+		page := readPage(t, p)
+		if run := headings[p.name]; page.headings != nil && !slices.Equal(page.headings, run) || page.headings == nil && len(run) > 1 {
+			t.Errorf("%s has Caddyfiles for %q, and those for %q are run", p.name, page.headings, run)
+		}
 		if formatted := caddyfile.Format([]byte(page.caddyfile)); string(formatted) != page.caddyfile {
 			t.Errorf("%s: caddy fmt would write\n%s", p.name, formatted)
 		}

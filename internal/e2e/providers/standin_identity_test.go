@@ -3,6 +3,7 @@ package providers
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 )
@@ -235,8 +236,30 @@ func entraRefuses(status int, code, aadsts, words string) *endpointRefusal {
 		code, aadsts, words, trace, correlation, timestamp, aadsts, timestamp, trace, correlation, aadsts)}
 }
 
+// entraKnows refuses applications that are not there, or not now.
+func entraKnows(s *providerStandIn, form url.Values) *endpointRefusal {
+	switch {
+	case form.Get("client_id") != s.id:
+		return entraRefuses(400, "unauthorized_client", "700016", "Application with identifier '"+form.Get("client_id")+"' was not found in the directory 'Acme'. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant. You may have sent your authentication request to the wrong tenant.")
+	case s.flaw == "disabled":
+		return entraRefuses(400, "unauthorized_client", "7000112", "Application '"+s.id+"'(gateway) is disabled.")
+	}
+	return nil
+}
+
+// entraScope refuses scopes other than that of the API.
+func entraScope(scope string) *endpointRefusal {
+	switch {
+	case !strings.HasSuffix(scope, "/.default"):
+		return entraRefuses(400, "invalid_scope", "1002012", "The provided value for scope "+scope+" is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier (application ID URI).")
+	case scope != "https://graph.microsoft.com/.default":
+		return entraRefuses(400, "invalid_resource", "500011", "The resource principal named "+strings.TrimSuffix(scope, "/.default")+" was not found in the tenant named Acme. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant.")
+	}
+	return nil
+}
+
 var entraID = &providerSpec{
-	name: "entra-id", variables: "ENTRA_", idName: "CLIENT_ID",
+	name: "entra-id", heading: "With a client secret", variables: "ENTRA_", idName: "CLIENT_ID",
 	path: "/" + entraTenant + "/oauth2/v2.0/token", lifetime: 3599 * time.Second,
 	unknown: func(status int) *endpointRefusal {
 		if status == http.StatusNotFound {
@@ -247,20 +270,19 @@ var entraID = &providerSpec{
 	vet: func(s *providerStandIn, r *http.Request, body string) *endpointRefusal {
 		form := formOf(body)
 		scope := form.Get("scope")
+		if refused := entraKnows(s, form); refused != nil {
+			return refused
+		}
 		switch {
-		case form.Get("client_id") != s.id:
-			return entraRefuses(400, "unauthorized_client", "700016", "Application with identifier '"+form.Get("client_id")+"' was not found in the directory 'Acme'. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant. You may have sent your authentication request to the wrong tenant.")
-		case s.flaw == "disabled":
-			return entraRefuses(400, "unauthorized_client", "7000112", "Application '"+s.id+"'(gateway) is disabled.")
 		case s.flaw == "ended":
 			return entraRefuses(401, "invalid_client", "7000222", "The provided client secret keys for app '"+s.id+"' are expired. Visit the Azure portal to create new keys for your app: https://aka.ms/NewClientSecret, or consider using certificate credentials for added security: https://aka.ms/certCreds.")
 		case !s.sentPost(r, form):
 			return entraRefuses(401, "invalid_client", "7000215", "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app '"+s.id+"'.")
-		case !strings.HasSuffix(scope, "/.default"):
-			return entraRefuses(400, "invalid_scope", "1002012", "The provided value for scope "+scope+" is not valid. Client credential flows must have a scope value with /.default suffixed to the resource identifier (application ID URI).")
-		case scope != "https://graph.microsoft.com/.default":
-			return entraRefuses(400, "invalid_resource", "500011", "The resource principal named "+strings.TrimSuffix(scope, "/.default")+" was not found in the tenant named Acme. This can happen if the application has not been installed by the administrator of the tenant or consented to by any user in the tenant.")
-		case !has(form, "grant_type", clientCredentials, "scope", scope, "client_id", s.id, "client_secret", s.secret):
+		}
+		if refused := entraScope(scope); refused != nil {
+			return refused
+		}
+		if !has(form, "grant_type", clientCredentials, "scope", scope, "client_id", s.id, "client_secret", s.secret) {
 			return &unlikeDocumented
 		}
 		return nil

@@ -2,6 +2,7 @@ package providers
 
 import (
 	"cmp"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -50,6 +51,14 @@ type providerSpec struct {
 	further    map[string]string // variables, without the prefix
 	warning    string            // about each token
 	mistakes   []pageMistake
+
+	// Of a page with several Caddyfiles, the one that this is for; empty if there is one.
+	heading string
+
+	// Of clients that send a signed assertion.
+	signed string                                                   // the parameter that it is in
+	key    string                                                   // that signs it, of servertest.Keys
+	files  func(t testing.TB, s *providerStandIn) map[string]string // that the client reads, by the paths that the page has
 }
 
 // endpointRefusal is an error answer of a token endpoint.
@@ -82,12 +91,15 @@ type providerStandIn struct {
 	life     time.Duration                           // of a token
 	patience time.Duration                           // of the API, once a token has expired
 	flaw     string                                  // of the client at the provider
+	known    *x509.Certificate                       // of the client
 
 	mu       sync.Mutex
 	asked    int                  // token requests
 	refusal  *endpointRefusal     // the last one
+	at       time.Time            // what its clock shows; zero: the time
 	fine     *tokenRequest        // the last one that was granted
 	expiry   map[string]time.Time // of the tokens that were not revoked
+	signings []string             // the assertions that it got
 	rejected int                  // requests to the API
 	accepted []acceptedRequest
 }
@@ -100,6 +112,7 @@ type acceptedRequest struct {
 type tokenRequest struct {
 	header http.Header
 	body   string
+	at     time.Time
 }
 
 func startProvider(t testing.TB, p *providerSpec) *providerStandIn {
@@ -149,11 +162,15 @@ func (s *providerStandIn) serveToken(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.asked++
 	n := s.asked
+	if assertion := formOf(string(body)).Get(s.signed); s.signed != "" && assertion != "" {
+		s.signings = append(s.signings, assertion)
+	}
 	s.mu.Unlock()
 	if s.instead != nil && s.instead(w, n) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json;charset=UTF-8")
+	w.Header().Set("Date", s.now().UTC().Format(http.TimeFormat))
 	if refused := s.vetRequest(r, string(body)); refused != nil {
 		s.mu.Lock()
 		s.refusal = refused
@@ -167,7 +184,7 @@ func (s *providerStandIn) serveToken(w http.ResponseWriter, r *http.Request) {
 		token = providerJWT(expiry, n)
 	}
 	s.mu.Lock()
-	s.fine = &tokenRequest{r.Header.Clone(), string(body)}
+	s.fine = &tokenRequest{r.Header.Clone(), string(body), time.Now()}
 	s.expiry[token] = expiry
 	s.mu.Unlock()
 	answer := s.granted(token)
@@ -279,6 +296,9 @@ func (s *providerStandIn) hasNoCredentials(t testing.TB, logs string, secrets ..
 	t.Helper()
 	var hidden []string
 	for _, secret := range append(secrets, s.secret) {
+		if secret == "" {
+			continue // the client has none
+		}
 		quoted, _ := json.Marshal(secret)
 		hidden = append(hidden, secret, url.QueryEscape(secret), strings.Trim(string(quoted), `"`),
 			base64.StdEncoding.EncodeToString([]byte(s.id+":"+secret)),
@@ -286,6 +306,9 @@ func (s *providerStandIn) hasNoCredentials(t testing.TB, logs string, secrets ..
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, assertion := range s.signings {
+		hidden = append(hidden, assertion[strings.LastIndex(assertion, ".")+1:])
+	}
 	for _, text := range slices.AppendSeq(hidden, maps.Keys(s.expiry)) {
 		if strings.Contains(logs, text) {
 			t.Errorf("the log contains %q", text)
