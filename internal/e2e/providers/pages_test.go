@@ -26,8 +26,9 @@ import (
 
 // paged are the Caddyfiles of the pages, those of one page in its order.
 var paged = []*providerSpec{
-	apigee, applixure, auth0, cognito, ebay, entraID, entraCertificate, entraWorkloadIdentity, genesysCloud, keycloak, myParcel, okta,
-	patientsKnowBest, payPal, pingFederate, pingOne, ups, zoom,
+	apigee, applixure, auth0, cognito, box, boxSecret, docuSign, ebay, entraID, entraCertificate, entraWorkloadIdentity, genesysCloud,
+	googleServiceAccount, googleFederation, keycloak, myParcel, okta, patientsKnowBest, payPal, pingFederate, pingOne, salesforce,
+	salesforceSecret, ups, zoom,
 }
 
 // pageMistake is a row of what a page says goes wrong.
