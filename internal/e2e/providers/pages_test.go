@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -313,6 +314,7 @@ func (r *pageRun) checkStrict(t *testing.T) {
 	}
 	_, fine := r.judged()
 	r.setClock(fine.at) // for an assertion that ends soon
+	defer r.setClock(time.Time{})
 	with := func(change func(*tokenRequest)) tokenRequest {
 		request := tokenRequest{fine.header.Clone(), fine.body, fine.at}
 		change(&request)
