@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -130,6 +131,46 @@ func TestEveryOptionHasGoldens(t *testing.T) {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
 		if field.IsExported() && members[name] == nil {
 			t.Errorf("everything%s: %s is missing", goldenExtension, name)
+		}
+	}
+}
+
+// Each option has a heading, which links lead to, with an example that can be loaded.
+func TestEveryOptionIsDocumented(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("docs", "options.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented []string
+	sections := strings.Split(string(page), "\n### `")
+	for _, section := range sections[1:] {
+		option, text, _ := strings.Cut(section, "`")
+		documented = append(documented, option)
+		_, example, ok := strings.Cut(text, "```caddyfile\n")
+		example, _, _ = strings.Cut(example, "```")
+		if !ok || !strings.HasPrefix(example, option) {
+			t.Errorf("%s has no example", option)
+			continue
+		}
+		endpoint := "https://auth.example.com/token"
+		if option == "token_endpoint" {
+			endpoint = ""
+		}
+		site := ":80 {\noauth_cc " + endpoint + " {\n" + example + "}\n}\n"
+		if _, err := gatewaytest.Adapt(site); err != nil {
+			t.Errorf("%s: %v", option, err)
+		}
+	}
+	if !slices.Equal(slices.Sorted(slices.Values(documented)), slices.Sorted(slices.Values(optionNames()))) {
+		t.Errorf("documented are %v, and the options are %v", documented, optionNames())
+	}
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, option := range optionNames() {
+		if !strings.Contains(string(readme), "[`"+option+"`](docs/options.md#"+option+")") {
+			t.Errorf("README.md does not lead to %s", option)
 		}
 	}
 }

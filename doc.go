@@ -23,7 +23,7 @@
 //  3. exchange.serve (exchange.go) attaches the token (attach.go) and passes the request on.
 //  4. The response writer of package replay calls exchange.Verdict before anything of the answer reaches
 //     the client. It reads the answer (answer.go, grpc.go), and exchange.judge decides by the table in
-//     README.md, "When the upstream rejects a token": the cases about the request are there, those about
+//     docs/tokens.md, "When the upstream rejects a token": the cases about the request are there, those about
 //     the token in tokencache/rejection.go.
 //  5. If another token may cure, exchange.renewAndReplay gets one, and the request is sent again. If that
 //     fails, the client gets the failure. In all other cases the answer passes.

@@ -149,7 +149,7 @@ func (x *exchange) Verdict(status int, header http.Header) (int, bool) {
 
 // judge finds out whether the token or the proof was at fault and, if so, whether there is another one
 // to send the request again with. It reports whether the answer is dropped: for that, or because there
-// is no token any more. The cases are rows of the table in README.md, "When the upstream rejects a
+// is no token any more. The cases are rows of the table in docs/tokens.md, "When the upstream rejects a
 // token". Those that depend on the token's past are in tokencache/rejection.go, behind renewAndReplay.
 func (x *exchange) judge(a answer) (dropped bool) {
 	if a.rejected || a.isOfProof() {

@@ -30,7 +30,7 @@ type rejectionDecision struct {
 }
 
 // judgeRejectionLocked decides whether a rejected token is renewed now. The comments quote the rows
-// of the README's table "When the upstream rejects a token" that are about the token and not about
+// of the table "When the upstream rejects a token" in docs/tokens.md that are about the token and not about
 // the rejected request.
 func (g *Grant) judgeRejectionLocked(r Rejection, whose fault, now time.Time) rejectionDecision {
 	live, failed := g.liveLocked(now), g.pauses.failed

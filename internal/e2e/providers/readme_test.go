@@ -1,8 +1,10 @@
 package providers
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -15,15 +17,12 @@ import (
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
 
-// What the README shows of the check is what it prints for the quick start.
-func TestReadmeShowsTheCheck(t *testing.T) {
+// What the documentation shows of the check is what it prints for the quick start.
+func TestDocumentationShowsTheCheck(t *testing.T) {
 	gatewayAddr, endpoint, api := gatewaytest.FreeAddr(t), gatewaytest.FreeAddr(t), gatewaytest.FreeAddr(t)
 	addresses := []string{"localhost:8080", gatewayAddr, "localhost:9090", endpoint, "localhost:9091", api}
 	startExample(t, "quickstart", exampleRun{replace: addresses})
-	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	documents := readDocuments(t)
 	for secret, status := range map[string]int{"s3cret": 0, "wrong": 1} {
 		p := gatewaytest.CaddyProcess(t, "oauth-cc", "check", "--config", "Caddyfile")
 		p.Env = append(p.Env, "DEMO_SECRET="+secret)
@@ -31,18 +30,18 @@ func TestReadmeShowsTheCheck(t *testing.T) {
 		p.RunTo(t, status)
 		out := strings.ReplaceAll(p.Output.String(), endpoint, "localhost:9090")
 		for line := range strings.Lines(out) {
-			shown := slices.ContainsFunc(strings.Split(string(readme), "\n"), func(l string) bool {
+			shown := slices.ContainsFunc(strings.Split(documents, "\n"), func(l string) bool {
 				return slices.Equal(strings.Fields(l), strings.Fields(line)) // another port can be longer
 			})
 			if !shown {
-				t.Errorf("with %q the README does not show %q", secret, line)
+				t.Errorf("with %q the documentation does not show %q", secret, line)
 			}
 		}
 	}
 }
 
-// What the README shows of the tokens is what is printed of such, but for times, ids and names of tokens.
-func TestReadmeShowsTheTokens(t *testing.T) {
+// What the documentation shows of the tokens is what is printed of such, but for times, ids and names of tokens.
+func TestDocumentationShowsTheTokens(t *testing.T) {
 	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
 	ended := func(w http.ResponseWriter, r *http.Request, _ int) {
 		if id, _, _ := r.BasicAuth(); id == "reports" {
@@ -59,16 +58,13 @@ func TestReadmeShowsTheTokens(t *testing.T) {
 	g := gatewaytest.StartWithAdmin(t, client("orders")+client("reports"))
 	g.Get("/orders")
 	g.Get("/reports")
-	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	documents := readDocuments(t)
 	differing := regexp.MustCompile(`\b(([0-9]+[smhd])+|[0-9a-f]{8}|[0-9a-f]{12})\b`)
 	shown := make(map[string]bool)
 	comparable := func(line string) string {
 		return strings.Join(strings.Fields(differing.ReplaceAllString(line, "…")), " ")
 	}
-	for line := range strings.Lines(string(readme)) {
+	for line := range strings.Lines(documents) {
 		shown[comparable(line)] = true
 	}
 	wantShown := func(args ...string) {
@@ -78,7 +74,7 @@ func TestReadmeShowsTheTokens(t *testing.T) {
 		out := strings.ReplaceAll(p.Output.String(), endpoint.URL+"/token", "https://auth.example.com/oauth/token")
 		for line := range strings.Lines(out) {
 			if !shown[comparable(line)] {
-				t.Errorf("the README does not show %q", line)
+				t.Errorf("the documentation does not show %q", line)
 			}
 		}
 	}
@@ -91,15 +87,62 @@ func TestReadmeShowsTheTokens(t *testing.T) {
 	}
 }
 
-// readmeSnippet is the README's Caddyfile that has a text, with these stand-ins for its upstreams.
-func readmeSnippet(t *testing.T, text string, replace ...string) string {
+// readDocuments is all that users read.
+func readDocuments(t *testing.T) string {
 	t.Helper()
-	readme, err := os.ReadFile(filepath.Join(repository, "README.md"))
-	if err != nil {
-		t.Fatal(err)
+	var all strings.Builder
+	for _, pattern := range []string{"README.md", "docs/*.md"} {
+		files, err := filepath.Glob(filepath.Join(repository, pattern))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all.Write(text)
+		}
 	}
+	return all.String()
+}
+
+// Every link in the repository leads to a file that is there, and to a heading that it has.
+func TestEveryLinkLeadsSomewhere(t *testing.T) {
+	links := 0
+	err := filepath.WalkDir(repository, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() && (entry.Name() == "node_modules" || entry.Name() == ".git") {
+			return cmp.Or(err, fs.SkipDir)
+		}
+		if filepath.Ext(path) != ".md" {
+			return nil
+		}
+		document, err := filepath.Rel(repository, path)
+		if err != nil {
+			return err
+		}
+		for _, link := range markdownLink.FindAllStringSubmatch(codeInMarkdown.ReplaceAllString(readDocument(t, document), ""), -1) {
+			links++
+			if err := checkLink(document, link[1], link[2]); err != nil {
+				t.Errorf("%s: %s: %v", document, link[0], err)
+			}
+		}
+		return nil
+	})
+	if err != nil || links < 300 {
+		t.Errorf("%d links, %v", links, err)
+	}
+}
+
+// codeInMarkdown is what looks like a link but is code.
+var codeInMarkdown = regexp.MustCompile("(?s)\n```.*?\n```")
+
+// documentedSnippet is the documentation's Caddyfile that has a text, with these stand-ins for its upstreams.
+func documentedSnippet(t *testing.T, text string, replace ...string) string {
+	t.Helper()
+	documents := readDocuments(t)
 	var found []string
-	for i, block := range strings.Split(string(readme), "```") {
+	for i, block := range strings.Split(documents, "```") {
 		if snippet, ok := strings.CutPrefix(block, "caddyfile\n"); ok && i%2 == 1 && strings.Contains(snippet, text) {
 			found = append(found, snippet)
 		}
@@ -122,7 +165,7 @@ func startSnippet(t *testing.T, site string) *gatewaytest.Gateway {
 	return g
 }
 
-func TestReadmeShowsAPageOfOnesOwnForRejections(t *testing.T) {
+func TestDocumentationShowsAPageOfOnesOwnForRejections(t *testing.T) {
 	t.Setenv("PARTNER_SECRET", "s3cret")
 	for name, reject := range map[string]http.HandlerFunc{
 		"with a challenge": func(w http.ResponseWriter, _ *http.Request) { gatewaytest.RejectToken(w) },
@@ -137,7 +180,7 @@ func TestReadmeShowsAPageOfOnesOwnForRejections(t *testing.T) {
 					reject(w, r)
 				}
 			})
-			g := startSnippet(t, readmeSnippet(t, "out of reach", "https://auth.partner.example", endpoint.URL, "https://api.partner.example", upstream.URL))
+			g := startSnippet(t, documentedSnippet(t, "out of reach", "https://auth.partner.example", endpoint.URL, "https://api.partner.example", upstream.URL))
 			gatewaytest.CheckAnswer(t, g.Get("/"), 200, "")
 			a := g.Get("/closed")
 			gatewaytest.CheckAnswer(t, a, 502, "The partner is out of reach.")
@@ -148,7 +191,7 @@ func TestReadmeShowsAPageOfOnesOwnForRejections(t *testing.T) {
 	}
 }
 
-func TestReadmeShowsAnErrorBehind200(t *testing.T) {
+func TestDocumentationShowsAnErrorBehind200(t *testing.T) {
 	endpoint := gatewaytest.StartTokenServer(t)
 	upstream := gatewaytest.StartScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
 		if gatewaytest.Bearer(r) == "token-1" {
@@ -156,7 +199,7 @@ func TestReadmeShowsAnErrorBehind200(t *testing.T) {
 		}
 		_, _ = io.WriteString(w, gatewaytest.Bearer(r))
 	})
-	g := startSnippet(t, endpoint.Options()+readmeSnippet(t, "token_expired", "https://api.partner.example", upstream.URL))
+	g := startSnippet(t, endpoint.Options()+documentedSnippet(t, "token_expired", "https://api.partner.example", upstream.URL))
 	a := g.Get("/")
 	gatewaytest.CheckAnswer(t, a, 200, "token-2")
 	if a.Header.Get("X-Error") != "" {
@@ -164,7 +207,7 @@ func TestReadmeShowsAnErrorBehind200(t *testing.T) {
 	}
 }
 
-func TestReadmeShowsAStoreThatGetsNoToken(t *testing.T) {
+func TestDocumentationShowsAStoreThatGetsNoToken(t *testing.T) {
 	endpoint := gatewaytest.StartTokenServer(t)
 	api := gatewaytest.StartScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Accel-Redirect", "/of/"+gatewaytest.Bearer(r))
@@ -172,6 +215,6 @@ func TestReadmeShowsAStoreThatGetsNoToken(t *testing.T) {
 	store := gatewaytest.StartScriptedAPI(t, func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, r.URL.Path, r.Header["Authorization"])
 	})
-	g := startSnippet(t, endpoint.Options()+readmeSnippet(t, "X-Accel-Redirect", "https://api.partner.example", api.URL, "https://store.example", store.URL))
+	g := startSnippet(t, endpoint.Options()+documentedSnippet(t, "X-Accel-Redirect", "https://api.partner.example", api.URL, "https://store.example", store.URL))
 	gatewaytest.CheckAnswer(t, g.Get("/"), 200, "/of/token-1[]")
 }
