@@ -219,12 +219,31 @@ func startPages(t *testing.T, runs []*pageRun) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config = forTest(t, config, runs[0].api.Certificate())
+	config = withPatience(t, forTest(t, config, runs[0].api.Certificate()))
 	if err := errors.Join(caddy.Load(config, true), gatewaytest.AwaitOldListeners(string(config))); err != nil {
 		t.Fatal(err)
 	}
 	return config
 }
+
+// withPatience gives each token request more time, as a slow machine needs it.
+func withPatience(t *testing.T, config []byte) []byte {
+	t.Helper()
+	tree := decodeConfig(t, config)
+	eachObject(tree, func(object map[string]any) {
+		if object["handler"] == "oauth_cc" {
+			object["timeout"] = "2m"
+		}
+	})
+	config, err := json.Marshal(tree)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+// runsAtOnce bounds the handshakes that a slow machine has to do at a time.
+const runsAtOnce = 8
 
 // What the endpoint refuses for a moment is tried again, which takes its time.
 func TestProviderPages(t *testing.T) {
@@ -245,9 +264,12 @@ func TestProviderPages(t *testing.T) {
 	config := startPages(t, runs)
 
 	var wait sync.WaitGroup
+	turn := make(chan struct{}, runsAtOnce) // holds an element for each run that is asked now
 	for _, r := range runs {
 		if r.mistake != nil {
 			wait.Go(func() {
+				turn <- struct{}{}
+				defer func() { <-turn }()
 				req, _ := http.NewRequest(http.MethodGet, r.gateway.URL("/"), nil)
 				r.answer, _ = gatewaytest.Exchange(gatewaytest.Client, req)
 			})

@@ -84,7 +84,7 @@ func (s *providerStandIn) now() time.Time {
 	return time.Now()
 }
 
-// setClock stops the provider's clock at a time.
+// setClock stops the provider's clock at a time. The zero time lets it go on.
 func (s *providerStandIn) setClock(at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
