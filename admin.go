@@ -272,7 +272,11 @@ func (h namedHandler) named(g *tokencache.Grant) namedGrant {
 // which could be guessed from it. The id is the same after a restart.
 func (h *Handler) publicID() string {
 	r := h.reporter.public
-	key := endpoint.NewGrantKey([]string{r.Issuer, r.Endpoint, r.ClientID, r.AuthMethod, r.Format, h.DPoP}, r.Scopes, r.Audience, r.Resource)
+	groups := [][]string{{r.Issuer, r.Endpoint, r.ClientID, r.AuthMethod, r.Format, h.DPoP}, r.Scopes, r.Audience, r.Resource}
+	if r.Grant != nil {
+		groups = append(groups, []string{r.GrantName(), r.Grant.Issuer, r.Grant.Subject})
+	}
+	key := endpoint.NewGrantKey(groups...)
 	return hex.EncodeToString(key[:6])
 }
 
@@ -315,10 +319,13 @@ func (n namedGrant) describe(s tokencache.Snapshot, now time.Time) tokenlist.Tok
 	source := grantSource{h: n.h, grant: n.grant}
 	public := source.public()
 	status := tokenlist.Token{
-		ID: n.id, Endpoint: public.Endpoint, Issuer: public.Issuer, ClientID: public.ClientID, AuthMethod: public.AuthMethod,
+		ID: n.id, Endpoint: public.Endpoint, Issuer: public.Issuer, ClientID: public.ClientID, AuthMethod: public.AuthMethod, Grant: public.GrantName(),
 		Scopes: public.Scopes, Audience: public.Audience, Resource: public.Resource, Values: n.values(),
 		State: s.State(now, n.h.tokens.ahead).String(), Requests: s.Uses, Fetches: s.History.Fetches, FailedFetches: s.History.Failures, Fetching: s.Fetching,
 		Failing: !s.NextTry.IsZero(),
+	}
+	if public.Grant != nil {
+		status.Subject = public.Grant.Subject
 	}
 	if t := s.Token; t != nil {
 		status.Token, status.Generation, status.Shared = tokencache.Fingerprint(t.Value), t.Generation, t.Adopted

@@ -101,8 +101,8 @@ func (h *Handler) unmarshalClientAssertion(d *caddyfile.Dispenser, args []string
 
 func (h *Handler) unmarshalGrant(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
-	if len(args) != 1 || args[0] != grantJWTBearer {
-		return d.Errf("grant takes one kind of grant and a block: grant %s { ... }; leave it out for the client-credentials grant, and write others with param grant_type", grantJWTBearer)
+	if len(args) != 1 || args[0] != endpoint.GrantJWTBearer {
+		return d.Errf("grant takes one kind of grant and a block: grant %s { ... }; leave it out for the client-credentials grant, and write others with param grant_type", endpoint.GrantJWTBearer)
 	}
 	g := &Grant{Type: args[0]}
 	h.Grant = g

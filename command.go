@@ -69,7 +69,7 @@ then, after 400, 401 or 415, with JSON: five more requests at most. Each try tha
 fails may count as one, where an endpoint locks clients out.
 
 --json prints an array with an object for each grant. Members that have no value are
-omitted: endpoint, issuer, client_id, auth_method, request_format, result ("ok",
+omitted: endpoint, issuer, client_id, auth_method, grant, request_format, result ("ok",
 "not_checked" or an error code), status, token_type, lifetime_seconds,
 default_ttl_seconds (used where the lifetime is not known), scope, missing_scope,
 clock_skew_seconds (positive if the endpoint's clock is ahead), detail,

@@ -16,9 +16,6 @@ import (
 
 // This file checks the options about what the client signs, or has signed by somebody else.
 
-// grantJWTBearer is the type of the JWT bearer grant.
-const grantJWTBearer = "jwt_bearer"
-
 // mayFindEndpointInKey reports whether the file of the signing key may name the token endpoint.
 func (h *Handler) mayFindEndpointInKey() bool {
 	return h.Grant != nil && h.SigningKey != nil && h.SigningKey.File != ""
@@ -41,12 +38,12 @@ func (h *Handler) provisionGrant() error {
 		return nil
 	}
 	switch {
-	case h.Grant.Type != grantJWTBearer:
-		return fmt.Errorf("grant: unknown type %q; use %s, or leave the option out for the client-credentials grant", h.Grant.Type, grantJWTBearer)
+	case h.Grant.Type != endpoint.GrantJWTBearer:
+		return fmt.Errorf("grant: unknown type %q; use %s, or leave the option out for the client-credentials grant", h.Grant.Type, endpoint.GrantJWTBearer)
 	case h.SigningKey == nil || h.SigningKey.File == "":
-		return fmt.Errorf("signing_key: missing; grant %s needs the file with the private key: signing_key <file>", grantJWTBearer)
+		return fmt.Errorf("signing_key: missing; grant %s needs the file with the private key: signing_key <file>", endpoint.GrantJWTBearer)
 	case h.AuthMethod == endpoint.AuthSecretJWT:
-		return fmt.Errorf("auth_method: with grant %s the signing_key is for the grant, so that the client can't sign with its secret; use another method", grantJWTBearer)
+		return fmt.Errorf("auth_method: with grant %s the signing_key is for the grant, so that the client can't sign with its secret; use another method", endpoint.GrantJWTBearer)
 	}
 	if h.Grant.ScopeClaim && len(h.Scopes) == 0 {
 		return errors.New("grant: scope_claim: there is no scope; write scope <scope...>, or remove scope_claim")

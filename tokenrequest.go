@@ -218,8 +218,12 @@ func (q *tokenRequest) public(resolved endpoint.Request) endpoint.Request {
 	case r.Issuer == "":
 		r.Endpoint = r.EndpointName()
 	}
+	var grant *endpoint.JWTGrant
+	if r.Grant != nil {
+		grant = &endpoint.JWTGrant{Issuer: r.Grant.Issuer, Subject: r.Grant.Subject}
+	}
 	return endpoint.Request{
-		Issuer: r.Issuer, Endpoint: r.Endpoint, ClientID: cmp.Or(r.ClientName(), resolved.ClientName()), AuthMethod: r.AuthMethod, Format: r.Format,
+		Grant: grant, Issuer: r.Issuer, Endpoint: r.Endpoint, ClientID: cmp.Or(r.ClientName(), resolved.ClientName()), AuthMethod: r.AuthMethod, Format: r.Format,
 		HasCertificate: r.HasCertificate, Scopes: r.Scopes, Audience: r.Audience, Resource: r.Resource,
 	}
 }

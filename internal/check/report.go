@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/mask"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/table"
 )
@@ -56,11 +57,18 @@ func (r Result) row() []string {
 	case r.Result == resultGranted:
 		lifetime = "unknown"
 	}
-	endpoint := r.Endpoint
-	if endpoint == "" {
-		endpoint = r.Issuer // it has not named an endpoint
+	address := r.Endpoint
+	if address == "" {
+		address = r.Issuer // it has not named an endpoint
 	}
-	row := []string{endpoint, r.ClientID, r.AuthMethod, result, r.TokenType, lifetime, r.Scope}
+	method := r.AuthMethod
+	switch {
+	case r.Grant != "" && method == endpoint.AuthNone:
+		method = r.Grant // which is how the client proves who it is
+	case r.Grant != "":
+		method += ", " + r.Grant
+	}
+	row := []string{address, r.ClientID, method, result, r.TokenType, lifetime, r.Scope}
 	for i, cell := range row {
 		row[i] = (mask.Secrets{}).Quote(cell)
 	}

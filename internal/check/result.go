@@ -23,6 +23,7 @@ type Result struct {
 	Issuer        string `json:"issuer,omitempty"`
 	ClientID      string `json:"client_id,omitempty"`
 	AuthMethod    string `json:"auth_method"`
+	Grant         string `json:"grant,omitempty"` // empty for the client-credentials grant
 	RequestFormat string `json:"request_format"`
 	Result        string `json:"result"`
 	Status        int    `json:"status,omitempty"`
@@ -62,7 +63,7 @@ func (r *Result) remark(format string, args ...any) {
 func newCheckResult(request endpoint.Request) Result {
 	return Result{
 		Endpoint: shownEndpoint(request), Issuer: request.Issuer, ClientID: request.ClientName(),
-		AuthMethod: request.AuthMethod, RequestFormat: request.Format,
+		AuthMethod: request.AuthMethod, Grant: request.GrantName(), RequestFormat: request.Format,
 	}
 }
 

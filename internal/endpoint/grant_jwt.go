@@ -37,6 +37,9 @@ type JWTGrant struct {
 	Hidden []string
 }
 
+// GrantJWTBearer is the name of the JWT bearer grant in the configuration.
+const GrantJWTBearer = "jwt_bearer"
+
 // ownClaims are the claims that a grant has by itself.
 var ownClaims = []string{"iss", "sub", "aud", "exp", "iat", "nbf", "jti"}
 

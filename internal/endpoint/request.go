@@ -86,6 +86,14 @@ func (r Request) ClientName() string {
 	return r.ClientID
 }
 
+// GrantName returns the grant for operators. It is empty for the client-credentials grant.
+func (r Request) GrantName() string {
+	if r.Grant == nil {
+		return ""
+	}
+	return GrantJWTBearer
+}
+
 // EndpointName returns the endpoint for logs, without its query, or the issuer as long as the endpoint is
 // unknown. It is empty if that is not a URL.
 func (r Request) EndpointName() string {

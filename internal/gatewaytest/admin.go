@@ -19,6 +19,8 @@ type TokenStatus struct {
 	Issuer     string            `json:"issuer,omitempty"`
 	ClientID   string            `json:"client_id,omitempty"`
 	AuthMethod string            `json:"auth_method"`
+	Grant      string            `json:"grant"`
+	Subject    string            `json:"subject"`
 	Scopes     []string          `json:"scopes,omitempty"`
 	Audience   []string          `json:"audience,omitempty"`
 	Resource   []string          `json:"resource,omitempty"`

@@ -16,6 +16,8 @@ type Token struct {
 	Issuer     string            `json:"issuer,omitempty"`
 	ClientID   string            `json:"client_id,omitempty"`
 	AuthMethod string            `json:"auth_method"`
+	Grant      string            `json:"grant,omitempty"`   // empty for the client-credentials grant
+	Subject    string            `json:"subject,omitempty"` // whom the grant is for
 	Scopes     []string          `json:"scopes,omitempty"`
 	Audience   []string          `json:"audience,omitempty"`
 	Resource   []string          `json:"resource,omitempty"`

@@ -118,3 +118,19 @@ func TestCheckTellsClientsWithoutAnIDApart(t *testing.T) {
 		t.Errorf("got %+v, %v", results, err)
 	}
 }
+
+// What a client is granted a token for stands in the place of a method that it does not have.
+func TestCheckKnowsGrants(t *testing.T) {
+	endpoint := gatewaytest.StartTokenServer(t)
+	key := filepath.Join(t.TempDir(), "key.pem")
+	servertest.WriteFile(t, key, servertest.PKCS8(t, servertest.Keys()["P-256"]))
+	config := gatewaytest.CaddyfileWith(t, "oauth_cc "+endpoint.URL+"/token {\nsigning_key "+key+"\ngrant jwt_bearer {\nissuer gateway\n}\n}")
+	out, err := gatewaytest.CheckCommand(t, "--config", config)
+	if row := strings.Join(strings.Fields(out), " "); err != nil || !strings.Contains(row, "/token gateway jwt_bearer ok Bearer") {
+		t.Errorf("got %q, %v", row, err)
+	}
+	results, err := gatewaytest.CheckJSON(t, "--config", config)
+	if err != nil || results[0].Grant != "jwt_bearer" || results[0].AuthMethod != "none" {
+		t.Errorf("got %+v, %v", results, err)
+	}
+}

@@ -82,7 +82,7 @@ func TestGrantForEachUser(t *testing.T) {
 		}
 	}
 	for _, token := range g.Tokens() {
-		if token.ClientID != "app" || token.Values["http.request.header.X-User"] == "" {
+		if token.ClientID != "app" || token.Grant != "jwt_bearer" || token.Subject != "{http.request.header.X-User}@example.com" || token.Values["http.request.header.X-User"] == "" {
 			t.Errorf("listed %+v", token)
 		}
 	}
