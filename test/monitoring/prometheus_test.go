@@ -94,6 +94,7 @@ func hurried(alerts string) string {
 		{`\[(\d+)m`, `[${1}s`},
 		{`:(\d+)m\]`, `:${1}s]`},
 		{`for: (\d+)m`, `for: ${1}s`},
+		{`for: 30s`, `for: 1s`},
 		{`(\d+) \* 60\b`, `$1`},
 		{`( +)labels:`, "${1}labels:\n${1}  " + hurry + `: "yes"`},
 	} {
