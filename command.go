@@ -42,8 +42,8 @@ proxies.
 const checkHelp = `
 Sets the configuration up as "caddy validate" does, without starting it, asks the token
 endpoint of each oauth_cc handler for a token, and prints what came of it. Where
-that failed it tells why, and what may help. Tokens and secrets are never printed,
-and the tokens are thrown away.
+that failed it tells why, what may help, and where the documentation says more.
+Tokens and secrets are never printed, and the tokens are thrown away.
 
 Placeholders such as {env.*} and {file.*} stand for what they do in this command's
 environment: run it as the user that Caddy runs as, with the same variables.
@@ -74,8 +74,8 @@ omitted: endpoint, issuer, client_id, auth_method, grant, request_format, result
 default_ttl_seconds (used where the lifetime is not known), scope, missing_scope,
 clock_skew_seconds (positive if the endpoint's clock is ahead), detail,
 endpoint_message, hint, retry_after_seconds, accepted_auth_method and
-accepted_request_format (found by --try-methods), missing_values (for --value) and
-notes.
+accepted_request_format (found by --try-methods), help (the address of what the
+documentation says about a failure), missing_values (for --value) and notes.
 
 The exit status is 0 if each endpoint that was asked has granted a token, else 1: also
 if the configuration can't be set up or has no oauth_cc handler.

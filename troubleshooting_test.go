@@ -2,6 +2,7 @@ package oauthcc
 
 import (
 	"cmp"
+	"errors"
 	"go/ast"
 	"go/parser"
 	gotoken "go/token"
@@ -13,6 +14,9 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/check"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
 )
 
 // Users come to the page with a text that they search for: a message of the log, a result, a hint, a detail. These tests
@@ -178,6 +182,25 @@ func TestTroubleshootingHasEveryResult(t *testing.T) {
 	for _, text := range listed {
 		if !slices.Contains(codes, text) {
 			t.Errorf("there is no result %q", text)
+		}
+	}
+}
+
+// The check's help is the address of a heading.
+func TestHelpLeadsToTroubleshooting(t *testing.T) {
+	_, headings := readTroubleshooting(t)
+	template := endpoint.Request{Endpoint: "https://auth.example.com/token", ClientID: "app"}
+	results, err := check.Checker{}.All(t.Context(), []check.Target{{Template: template, Unfit: errors.New("unfit")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, anchor, _ := strings.Cut(results[0].Help, "#")
+	if !strings.HasSuffix(address, "/blob/main/"+troubleshootingPage) || anchor != results[0].Result {
+		t.Errorf("the help is %s", results[0].Help)
+	}
+	for _, code := range resultCodes(t) {
+		if !slices.ContainsFunc(headings, func(h heading) bool { return h.anchor() == code }) {
+			t.Errorf("%s has no anchor %s", troubleshootingPage, code)
 		}
 	}
 }

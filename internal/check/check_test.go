@@ -176,7 +176,7 @@ func TestGrantWithoutItsValuesIsNotChecked(t *testing.T) {
 			Result{Result: "not_checked", MissingValues: []string{"part"}, Notes: []string{
 				"the grant differs from request to request; to check it, add --value part=…", "which one?",
 			}}, 1},
-		"unfit": {nil, nil, errors.New("can't be used"), Result{Result: "refused", Detail: "can't be used"}, 1},
+		"unfit": {nil, nil, errors.New("can't be used"), Result{Result: "refused", Detail: "can't be used", Help: troubleshooting + "#refused"}, 1},
 		"given": {nil, nil, nil, Result{Result: "ok", TokenType: "Bearer", Lifetime: 3600}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -329,6 +329,7 @@ func TestResultTellsWhyThereIsNoToken(t *testing.T) {
 				target := (&tokenEndpoint{answer: func(*http.Request) http.RoundTripper { return test.answer }}).target("app")
 				want := test.want
 				want.Endpoint, want.ClientID, want.AuthMethod, want.RequestFormat = "https://auth.example.com/token", "app", "client_secret_basic", "form"
+				want.Help = "https://github.com/caddy-oauth-cc/caddy-oauth-cc/blob/main/docs/troubleshooting.md#" + want.Result
 				wantResult(t, mustCheck(t, Checker{}, target)[0], want)
 			})
 		})

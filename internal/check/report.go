@@ -27,7 +27,7 @@ func WriteTable(out io.Writer, results []Result) error {
 		{Name: "SCOPE", Least: 10},
 	}}
 	for _, r := range results {
-		t.Rows = append(t.Rows, table.Row{Cells: r.row(), Mood: r.mood(), Remarks: r.remarks()})
+		t.Rows = append(t.Rows, table.Row{Cells: r.row(), Mood: r.mood(), Remarks: r.remarks(), See: r.Help})
 	}
 	return t.Write(out, table.StyleOf(out))
 }

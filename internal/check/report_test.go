@@ -18,6 +18,7 @@ https://issuer.test       a pp    client_secret_basic  invalid_client 401  -    
     hint: try this
     note: the endpoint asks to be left alone for 2m0s
     note: third
+    see https://help.test#invalid_client
 https://a.test/token      app     client_secret_basic  timeout             -       -         -
 https://a.test/token      app     client_secret_basic  not checked         -       -         -
 `
@@ -26,7 +27,7 @@ https://a.test/token      app     client_secret_basic  not checked         -    
 		{Endpoint: "https://a.test/token", Issuer: "https://issuer.test", ClientID: "app", AuthMethod: "client_secret_basic", Result: "ok", TokenType: "Bearer", Lifetime: 3600, Scope: "müller read"},
 		{Endpoint: "https://a.test/{x}/token", AuthMethod: "none", Result: "ok", TokenType: "DPoP", DefaultTTL: 300, Notes: []string{"first", "second"}},
 		{Issuer: "https://issuer.test", ClientID: "a\npp", AuthMethod: "client_secret_basic", Result: "invalid_client", Status: 401,
-			Detail: "ours", EndpointMessage: "theirs", Hint: "try this", RetryAfter: 120, Notes: []string{"third"}},
+			Detail: "ours", EndpointMessage: "theirs", Hint: "try this", RetryAfter: 120, Notes: []string{"third"}, Help: "https://help.test#invalid_client"},
 		{Endpoint: "https://a.test/token", ClientID: "app", AuthMethod: "client_secret_basic", Result: "timeout"},
 		{Endpoint: "https://a.test/token", ClientID: "app", AuthMethod: "client_secret_basic", Result: resultNotChecked},
 	})
@@ -42,12 +43,13 @@ func TestJSONOfResults(t *testing.T) {
     "auth_method": "none",
     "request_format": "form",
     "result": "ok",
-    "endpoint_message": "<&>"
+    "endpoint_message": "<&>",
+    "help": "https://help.test#ok"
   }
 ]
 `
 	var out strings.Builder
-	err := WriteJSON(&out, []Result{{Endpoint: "https://a.test/token", AuthMethod: "none", RequestFormat: "form", Result: resultGranted, EndpointMessage: "<&>", refused: true}})
+	err := WriteJSON(&out, []Result{{Endpoint: "https://a.test/token", AuthMethod: "none", RequestFormat: "form", Result: resultGranted, EndpointMessage: "<&>", Help: "https://help.test#ok", refused: true}})
 	if err != nil || out.String() != want {
 		t.Errorf("%v: got\n%s\nwant\n%s", err, out.String(), want)
 	}

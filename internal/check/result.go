@@ -36,13 +36,14 @@ type Result struct {
 	Missing    string `json:"missing_scope,omitempty"`       // asked and not granted
 	ClockSkew  int64  `json:"clock_skew_seconds,omitempty"`  // also with a failure
 
-	// With a failure. The last two are what the endpoint accepted instead.
+	// With a failure. The accepted ones are what the endpoint accepted instead.
 	Detail          string `json:"detail,omitempty"`           // in our words
 	EndpointMessage string `json:"endpoint_message,omitempty"` // in the endpoint's words, masked
 	Hint            string `json:"hint,omitempty"`             // what may help
 	RetryAfter      int64  `json:"retry_after_seconds,omitempty"`
 	AcceptedMethod  string `json:"accepted_auth_method,omitempty"`
 	AcceptedFormat  string `json:"accepted_request_format,omitempty"`
+	Help            string `json:"help,omitempty"` // address of what the documentation says about the result
 
 	// With any outcome.
 	MissingValues []string `json:"missing_values,omitempty"` // names of placeholders
@@ -89,6 +90,7 @@ func uncheckedResult(t Target) Result {
 func unfitResult(request endpoint.Request, err error) Result {
 	r := newCheckResult(request)
 	r.Result, r.Detail = string(endpoint.ClassRefused), err.Error()
+	r.Help = helpFor(r.Result)
 	return r
 }
 
@@ -132,6 +134,7 @@ func (r *Result) fail(failure *endpoint.Error) {
 	r.Result, r.Status, r.refused = failure.ErrorCode(), failure.Status, failure.RefusesClient()
 	r.Detail, r.EndpointMessage, r.Hint = failure.Detail, failure.Said, failure.Hint
 	r.RetryAfter = wholeSeconds(failure.RetryAfter)
+	r.Help = helpFor(r.Result)
 	r.remarkSkew(failure.ClockSkew())
 }
 

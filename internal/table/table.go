@@ -37,6 +37,10 @@ type Row struct {
 	Cells   []string // for each column; an empty one is drawn as "-"
 	Mood    Mood
 	Remarks []string // drawn below it, each in lines of its own
+
+	// See is an address that tells more, drawn last; empty for none. It is one line also where that does not fit: a terminal
+	// goes on in the next one by itself, and what is marked there and copied is still the address.
+	See string
 }
 
 // Mood says how good or bad a row is.
@@ -83,7 +87,7 @@ func (t Table) printable() Table {
 		for j, remark := range row.Remarks {
 			remarks[j] = Printable(remark)
 		}
-		rows[i] = Row{cells, row.Mood, remarks}
+		rows[i] = Row{cells, row.Mood, remarks, Printable(row.See)}
 	}
 	return Table{t.Columns, rows}
 }
@@ -155,6 +159,9 @@ func (row Row) writeRemarks(text *strings.Builder, s Style) {
 			text.WriteString(before + line + "\n")
 			before = indent + gap
 		}
+	}
+	if row.See != "" {
+		text.WriteString(indent + "see " + row.See + "\n")
 	}
 }
 

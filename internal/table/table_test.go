@@ -52,6 +52,18 @@ https://a.example  -                   expired  1b2c3d4e5f60
 `)
 }
 
+// An address that is cut can't be opened.
+func TestAddressIsNeverBroken(t *testing.T) {
+	const address = "https://docs.example.com/an/address/that/is/wider/than/the/terminal#here"
+	addressed := Table{Columns: sample.Columns, Rows: []Row{sample.Rows[1]}}
+	addressed.Rows[0].See = address + "\x1b"
+	for _, width := range []int{0, 20, 60} {
+		if got := draw(t, addressed, Style{Width: width}); !strings.HasSuffix(got, "    detail: none\n    see "+address+" \n") {
+			t.Errorf("at %d:\n%s", width, got)
+		}
+	}
+}
+
 func TestTableThatDoesNotFitBecomesRecords(t *testing.T) {
 	wantDrawn(t, draw(t, sample, Style{Width: 44}), `https://auth.partner.example/oauth/token
     client: a-client-with-a-name

@@ -47,6 +47,7 @@ http://endpoint-B.test/token  app                             client_secret_basi
     the endpoint says: invalid_client who is this?
     hint: the credential has reserved characters, which servers decode differently; try auth_method client_secret_basic, or find out with --try-methods
     note: the endpoint asks to be left alone for 2m0s
+    see https://github.com/caddy-oauth-cc/caddy-oauth-cc/blob/main/docs/troubleshooting.md#invalid_client
 http://endpoint-A.test/token  {http.request.header.X-Tenant}  client_secret_basic      not checked         -       -         -
     note: the grant differs from request to request; to check it, add --value http.request.header.X-Tenant=… --value http.request.host=…
 `
@@ -98,7 +99,8 @@ func TestCheckPrintsJSON(t *testing.T) {
     "result": "invalid_scope",
     "status": 400,
     "endpoint_message": "invalid_scope <no>",
-    "hint": "asked for was a b; check the spelling, and whether the client has been granted these scopes"
+    "hint": "asked for was a b; check the spelling, and whether the client has been granted these scopes",
+    "help": "https://github.com/caddy-oauth-cc/caddy-oauth-cc/blob/main/docs/troubleshooting.md#invalid_scope"
   }
 ]
 `

@@ -83,7 +83,7 @@ func TestTablesFitTheTerminal(t *testing.T) {
 			}
 			plain := colors.ReplaceAllString(shown, "")
 			for line := range strings.Lines(plain) {
-				if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > columns {
+				if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > columns && !strings.HasPrefix(line, "    see https://") {
 					t.Errorf("%s at %d: %d characters in %q", name, columns, n, line)
 				}
 			}
