@@ -241,6 +241,7 @@ func (q *tokenRequest) resolveWithin(ctx context.Context, values []string) (endp
 	case q.resolving <- struct{}{}:
 		go func() {
 			request, err := q.resolve(q.standIn(values))
+			request.Hidden = q.hidden(values)
 			if err == nil {
 				q.h.reporter.warnOfCertificates()
 				err = q.check(request)
@@ -257,6 +258,16 @@ func (q *tokenRequest) resolveWithin(ctx context.Context, values []string) (endp
 	case <-ctx.Done():
 		return endpoint.Request{}, errResolving
 	}
+}
+
+// hidden are the values of the request's placeholders that operators must not see.
+func (q *tokenRequest) hidden(values []string) (list []string) {
+	for i, value := range values {
+		if q.placeholders[i].secret {
+			list = append(list, value)
+		}
+	}
+	return list
 }
 
 // check checks a request whose placeholders are resolved.

@@ -14,9 +14,10 @@ import (
 type tokenAnswer struct {
 	// Of a token.
 	accessToken string
-	tokenType   string // raw JSON if it is not a string
-	expiresIn   string // the number as written, empty if there is none
-	refreshIn   string // the same for refresh_in, with which some servers recommend when to renew
+	noToken     json.RawMessage // what is in its place and is no token; nil without
+	tokenType   string          // raw JSON if it is not a string
+	expiresIn   string          // the number as written, empty if there is none
+	refreshIn   string          // the same for refresh_in, with which some servers recommend when to renew
 	scope       string
 	scopeKnown  bool // the answer has a scope
 
@@ -84,7 +85,9 @@ func (a *tokenAnswer) fromJSON(members map[string]json.RawMessage) {
 		_ = json.Unmarshal(members[name], &s)
 		return s
 	}
-	a.accessToken = text("access_token")
+	if a.accessToken = text("access_token"); a.accessToken == "" {
+		a.noToken = members["access_token"]
+	}
 	a.tokenType = text("token_type")
 	if raw := members["token_type"]; a.tokenType == "" && present(raw) && string(raw) != `""` {
 		a.tokenType = string(raw) // not a string

@@ -58,7 +58,7 @@ type memberReader struct {
 // readObject reads an object after its opening brace. Objects within each other are read only as deep as places are.
 func (r *memberReader) readObject(p *place) bool {
 	for ; r.decoder.More(); r.count++ {
-		if r.count == maxMembers {
+		if r.count >= maxMembers { // an object within can have brought it beyond that
 			return false
 		}
 		token, err := r.decoder.Token()

@@ -53,6 +53,9 @@ type Request struct {
 	// names, of which ResponseFieldNames are all. With a path, the member at the top does not count.
 	ResponseFields map[string]string
 
+	// Hidden are values of a client's request that operators must not see, wherever they stand here.
+	Hidden []string
+
 	// How the request is written.
 	Format  string              // FormatForm or FormatJSON; empty is a form
 	Headers map[string][]string // further header fields, by their names

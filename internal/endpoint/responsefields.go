@@ -19,6 +19,9 @@ func CheckResponseField(name, path string) error {
 	if !slices.Contains(ResponseFieldNames, name) {
 		return fmt.Errorf("response_field: %q is not a member that can be elsewhere; use one of %s", name, strings.Join(ResponseFieldNames, ", "))
 	}
+	if path != name && slices.Contains(answerNames, path) {
+		return fmt.Errorf("response_field: %s is read as the answer's own %s; name the place of %s", path, path, name)
+	}
 	members := strings.Split(path, ".")
 	for _, member := range members {
 		if !pathMember.MatchString(member) {

@@ -169,6 +169,7 @@ func TestPathThatCantBeFollowedIsRefused(t *testing.T) {
 		{"refresh_token", "data.refreshToken", `"refresh_token" is not a member that can be elsewhere; use one of access_token, expires_in, token_type`},
 		{"access_token", "", `"" is not a path; write the names of the members that lead to access_token with dots between them, such as data.accessToken`},
 		{"access_token", ".data", "is not a path"},
+		{"access_token", "error", "error is read as the answer's own error; name the place of access_token"},
 		{"access_token", "data..token", "is not a path"},
 		{"access_token", "$.data.token", "is not a path"},
 		{"access_token", "/data/token", "is not a path"},
@@ -281,4 +282,40 @@ func valueAt(body []byte, path []string) json.RawMessage {
 		return members[path[0]]
 	}
 	return valueAt(members[path[0]], path[1:])
+}
+
+// What stands in the token's place is a credential, of whatever type, and however much else sounds like one.
+func TestWhatStandsInTheTokensPlaceIsMasked(t *testing.T) {
+	decoys := ""
+	for range 2 * maxTokens {
+		decoys += `"x_token":"decoy",`
+	}
+	for _, body := range []string{
+		`{"data":{"accessToken":{"v":"secretvalue-word"}},"message":"your token secretvalue-word ok"}`,
+		`{"data":{"accessToken":["secretvalue-word"]},"message":"your token secretvalue-word ok"}`,
+		`{` + decoys + `"old":{"accessToken":"secretvalue-word"},"message":"your token secretvalue-word ok"}`,
+	} {
+		_, failure := askOnce(t, servertest.Answer{Body: body}, withFields(map[string]string{"access_token": "data.accessToken"}))
+		if failure == nil || failure.Said != "your token *** ok" {
+			t.Errorf("%.60s: the log has %+v", body, failure)
+		}
+	}
+}
+
+func TestMembersAreCountedOnAllLevels(t *testing.T) {
+	inner := strings.TrimSuffix(strings.Repeat(`"a":0,`, maxMembers), ",")
+	_, failure := askOnce(t, servertest.Answer{Body: `{"data":{` + inner + `},` + inner + `,"access_token":"tok-1"}`}, withFields(map[string]string{"expires_in": "data.in"}))
+	if failure == nil || failure.Detail != "the answer is neither JSON nor a form" {
+		t.Errorf("got %+v", failure)
+	}
+}
+
+// A tenant's value that is not shown can be a part of what is shown elsewhere.
+func TestHiddenValueIsMaskedInScopes(t *testing.T) {
+	request := cannedRequest
+	request.Scopes, request.Hidden = []string{"read:topsecret-9876543210"}, []string{"topsecret-9876543210"}
+	_, failure := askOnce(t, servertest.Answer{Status: 400, Body: `{"error":"invalid_scope","error_description":"no topsecret-9876543210"}`}, request)
+	if failure == nil || strings.Contains(failure.Hint+failure.Said, "topsecret") || !strings.Contains(failure.Hint, "asked for was read:***") {
+		t.Errorf("got %+v", failure)
+	}
 }

@@ -1,6 +1,7 @@
 package endpoint
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"net/url"
@@ -18,7 +19,7 @@ import (
 // fields and in the endpoint's query, which can be API keys. What says who asks where for what stays
 // readable.
 func (r Request) secrets() mask.Secrets {
-	s := mask.Secrets{Certain: []string{r.ClientSecret}}
+	s := mask.Secrets{Certain: append([]string{r.ClientSecret}, r.Hidden...)}
 	if r.ClientSecret != "" { // as in HTTP Basic, which is also cut off in places where no whole character is
 		s.Certain = append(s.Certain,
 			base64.StdEncoding.EncodeToString([]byte(r.ClientID+":"+r.ClientSecret)),
@@ -42,6 +43,9 @@ func (r Request) secrets() mask.Secrets {
 	hidden, claims := r.Grant.secrets()
 	s.Certain, s.Possible = append(s.Certain, hidden...), append(s.Possible, claims...)
 	s.Public = slices.Concat([]string{r.ClientID}, r.Scopes, r.Audience, r.Resource, publicParts(r.Endpoint), publicParts(r.Issuer))
+	s.Public = slices.DeleteFunc(s.Public, func(public string) bool {
+		return slices.ContainsFunc(r.Hidden, func(hidden string) bool { return strings.Contains(public, hidden) })
+	})
 	return s
 }
 
@@ -106,19 +110,24 @@ const maxTokens = 16
 // anywhere. tokenName is the name of a member that has one, whatever it sounds like; it can be empty.
 func tokensIn(body []byte, tokenName string) (tokens []string) {
 	// JSON is searched and not read, as all of it would take many times its memory.
-	for rest := body; len(tokens) < maxTokens; {
+	var named []string // those of tokenName, which others must not crowd out
+	for rest := body; len(tokens) < maxTokens || tokenName != "" && len(named) < maxTokens; {
 		found := jsonMember.FindSubmatchIndex(rest)
 		if found == nil {
 			break
 		}
 		var value string
 		name, raw := string(rest[found[2]:found[3]]), rest[found[4]:found[5]]
-		if (name == tokenName || namesToken(name)) && json.Unmarshal(raw, &value) == nil {
+		switch isToken := namesToken(name); {
+		case name != tokenName && (!isToken || len(tokens) >= maxTokens) || json.Unmarshal(raw, &value) != nil:
+		case name == tokenName && len(named) < maxTokens:
+			named = append(named, value)
+		case isToken && len(tokens) < maxTokens:
 			tokens = append(tokens, value)
 		}
 		rest = rest[found[5]:]
 	}
-	if len(tokens) > 0 {
+	if tokens = append(named, tokens...); len(tokens) > 0 {
 		return tokens
 	}
 	form, _ := url.ParseQuery(strings.TrimSpace(string(body))) // what could be read of it
@@ -128,6 +137,21 @@ func tokensIn(body []byte, tokenName string) (tokens []string) {
 		}
 	}
 	return tokens[:min(len(tokens), maxTokens)]
+}
+
+// stringsIn returns the first strings in a JSON value.
+func stringsIn(value json.RawMessage) (list []string) {
+	decoder := json.NewDecoder(bytes.NewReader(value))
+	for len(list) < maxTokens {
+		token, err := decoder.Token()
+		if err != nil {
+			break
+		}
+		if text, ok := token.(string); ok {
+			list = append(list, text)
+		}
+	}
+	return list
 }
 
 // jsonMember finds a member of an object with a string for a value.

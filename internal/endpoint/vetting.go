@@ -201,7 +201,7 @@ func (t *vettingTransport) quote(body []byte, answer tokenAnswer, text string) s
 		return ""
 	}
 	secrets := t.secrets
-	secrets.Certain = slices.Concat(secrets.Certain, []string{answer.accessToken}, tokensIn(body, lastName(t.fields["access_token"])))
+	secrets.Certain = slices.Concat(secrets.Certain, []string{answer.accessToken}, stringsIn(answer.noToken), tokensIn(body, lastName(t.fields["access_token"])))
 	return strings.Clone(secrets.Quote(text))
 }
 
