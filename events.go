@@ -28,7 +28,7 @@ type eventQueue struct {
 func newEventQueue() *eventQueue { return &eventQueue{waiting: make(chan event, maxEvents)} }
 
 // emit queues an event. It doesn't wait for the event's handlers: requests and fetches go on meanwhile. data is
-// called later, if anybody has subscribed.
+// called later, when the event is emitted.
 func (o *reporter) emit(name string, data func() map[string]any) {
 	if o.eventQueue == nil {
 		return
@@ -98,9 +98,7 @@ func (o *reporter) runEvents() {
 				o.handOver(e)
 				return
 			}
-			if o.events.ShouldEmit(e.name) {
-				o.events.Emit(o.ctx, e.name, e.data())
-			}
+			o.events.Emit(o.ctx, e.name, e.data())
 		case <-o.ctx.Done():
 			o.handOver()
 			return
