@@ -25,7 +25,7 @@
 //     the client. It reads the answer (answer.go, grpc.go), and exchange.judge decides by the table in
 //     docs/tokens.md, "When the upstream rejects a token": the cases about the request are there, those about
 //     the token in tokencache/rejection.go.
-//  5. If another token may cure, exchange.renewAndReplay gets one, and the request is sent again. If that
+//  5. If another token may help, exchange.renewAndReplay gets one, and the request is sent again. If that
 //     fails, the client gets the failure. In all other cases the answer passes.
 //
 // # A token's way

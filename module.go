@@ -41,12 +41,13 @@ const (
 // same options but issuer. Each combination of their values is a grant of its own then,
 // with a token of its own. A placeholder that is empty fails the request.
 //
-// Placeholders it sets on each request, for logs and error routes:
+// The handler sets two placeholders on each request, for logs and error routes:
 //
-// Placeholder | Description
-// ------------|-------------
-// `{http.oauth_cc.status}` | Where the request's token came from: `fresh` (the cache), `stale` (the cache, while the next one is due or being fetched), `fetched` (this request waited for it), `replayed` (a renewed one, after the upstream rejected the first) or `none`
-// `{http.oauth_cc.error}` | Why there was no token: an error code registered for OAuth, such as `invalid_client`, or `refused`, `unreachable`, `timeout`, `server_error`, `invalid_response`
+//   - `{http.oauth_cc.status}` says where the request's token came from: `fresh` (the cache), `stale` (the cache,
+//     while the next one is due or being fetched), `fetched` (this request waited for it), `replayed` (a renewed
+//     one, after the upstream rejected the first) or `none`.
+//   - `{http.oauth_cc.error}` says why there was no token: an error code registered for OAuth, such as
+//     `invalid_client`, or `refused`, `unreachable`, `timeout`, `server_error`, `invalid_response`.
 type Handler struct {
 	// The URL of the token endpoint (RFC 6749 §3.2): absolute, https, without user
 	// info and fragment. http is accepted for loopback hosts. Redirects are never
@@ -80,7 +81,7 @@ type Handler struct {
 	// auth_method is `none` or there is a client_assertion.
 	ClientID string `json:"client_id,omitempty"`
 
-	// The client's secret. Best given as a placeholder, {env.*} or {file.*}.
+	// The client's secret. Give it as a placeholder, {env.*} or {file.*}, to keep it out of the configuration.
 	ClientSecret string `json:"client_secret,omitempty"`
 
 	// How the client authenticates at the token endpoint: `client_secret_basic`
@@ -102,7 +103,7 @@ type Handler struct {
 	// gateway writes. Not with storage.
 	ClientAssertion *ClientAssertion `json:"client_assertion,omitempty"`
 
-	// What to ask the endpoint with instead of the client-credentials grant.
+	// Another grant than client-credentials, which asks for the token. Default: client-credentials.
 	Grant *Grant `json:"grant,omitempty"`
 
 	// How the token request's body is written: `form` (RFC 6749) or `json`, an
@@ -132,7 +133,7 @@ type Handler struct {
 
 	// Where the endpoint's JSON answer has `access_token`, `expires_in` or `token_type`, for logins
 	// that look like OAuth: the names of the members that lead there, joined by dots, such as
-	// `data.accessToken`. With a path, the member that OAuth has counts no more. A path goes through
+	// `data.accessToken`. With a path, the member that OAuth has is ignored. A path goes through
 	// objects, not through lists, and a name has letters, digits, hyphens, underscores and blanks. An
 	// answer that is a form is read as OAuth has it. Default: none.
 	ResponseFields map[string]string `json:"response_fields,omitempty"`
@@ -143,7 +144,7 @@ type Handler struct {
 
 	// How long a token lives, whatever the endpoint and the token itself say: for endpoints that
 	// say it wrong, such as 0 for tokens that don't expire, or milliseconds. `refresh_in` still
-	// counts. Not with default_ttl. Default: as they say.
+	// counts. Not with default_ttl. Default: what they say.
 	TTL caddy.Duration `json:"ttl,omitempty"`
 
 	// How long before its expiry a token is renewed: a duration such as `2m` (at most half of
@@ -276,15 +277,15 @@ type SigningKey struct {
 	// `client-authentication+jwt` for the client's, and `JWT` for that of grant `jwt_bearer`.
 	Typ string `json:"typ,omitempty"`
 
-	// How long after it is made the client's assertion expires, at least a second. Default: `1m`.
+	// How long the client's assertion is valid, at least a second. Default: `1m`.
 	Lifetime caddy.Duration `json:"lifetime,omitempty"`
 }
 
 // ClientAssertion is a JWT with which the client authenticates (RFC 7521 §4.2), made by somebody
 // else. It is read for each fetch of a token, and one that has ended is not sent.
 type ClientAssertion struct {
-	// The assertion, best given as {file.*}. That file can be missing while the configuration is
-	// loaded; until the assertion is there, fetches fail. Another content does not make another token.
+	// The assertion. Give it as {file.*}. That file can be missing while the configuration is
+	// loaded; until the assertion is there, fetches fail. A new assertion alone does not cause a token request.
 	Value string `json:"value,omitempty"`
 
 	// Its `client_assertion_type`, a URI. Default:
@@ -292,8 +293,8 @@ type ClientAssertion struct {
 	Type string `json:"type,omitempty"`
 }
 
-// Grant is a way to ask for a token in which the client signs for whom it asks: the JWT bearer
-// grant (RFC 7523 §2.1), without a user who takes part. {env.*}, {file.*}, {system.*} and
+// Grant is the JWT bearer grant (RFC 7523 §2.1): the client signs an assertion that says for whom it asks for a
+// token. No user takes part. {env.*}, {file.*}, {system.*} and
 // placeholders of the request can be used in issuer, subject, audience and the values of claims.
 type Grant struct {
 	// The kind of the grant: `jwt_bearer`.
@@ -316,7 +317,7 @@ type Grant struct {
 	// Further claims, by name. Their values are strings.
 	Claims map[string]string `json:"claims,omitempty"`
 
-	// How long after it is made the assertion expires, at least a second. Default: `1m`.
+	// How long the assertion is valid, at least a second. Default: `1m`.
 	Lifetime caddy.Duration `json:"lifetime,omitempty"`
 }
 
@@ -328,7 +329,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision checks the options, resolves their placeholders once to see that they can be, sets up the
+// Provision checks the options, resolves their placeholders once to see that they have values, sets up the
 // way to the token endpoint and joins the process's token cache. It asks for no token.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.reporter.ctx, h.reporter.logger = ctx, ctx.Logger()

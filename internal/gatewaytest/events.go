@@ -35,6 +35,7 @@ func init() {
 	caddy.RegisterModule(testEvents{})
 }
 
+// testEvents notes the events that it gets.
 type testEvents struct{}
 
 func (testEvents) CaddyModule() caddy.ModuleInfo {

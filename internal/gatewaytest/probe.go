@@ -29,6 +29,7 @@ func init() {
 // reloadProbe is a handler that notes which requests have reached it, by their
 // X-Probe header. Or it can't be provisioned.
 type reloadProbe struct {
+	// Whether provisioning fails.
 	Fail bool `json:"fail,omitempty"`
 }
 
