@@ -169,3 +169,14 @@ func TestShortenedTexts(t *testing.T) {
 		}
 	}
 }
+
+// A client chooses what its tenant is called. If time grew with the square of that, these would not end.
+func TestLongTextsAreDrawnInLinearTime(t *testing.T) {
+	long := strings.Repeat("令x", 1<<19)
+	if got := shorten(long, 7); got != "令x…令x" {
+		t.Errorf("it becomes %q", got)
+	}
+	if got := wrap(long, 30); len(got) != 1<<19/10+1 {
+		t.Errorf("%d lines", len(got))
+	}
+}

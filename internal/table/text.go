@@ -44,13 +44,12 @@ func shorten(text string, most int) string {
 		return text
 	}
 	head, rest := cut(text, (most-1)/2)
-	for width(rest) > most-1-width(head) {
-		_, rest = cut(rest, runeWidth([]rune(rest)[0]))
-		if rest == "" {
-			break
-		}
+	tooWide := width(rest) - (most - 1 - width(head))
+	middle, tail := cut(rest, tooWide)
+	if width(middle) < tooWide { // the next one takes two columns
+		_, tail = cut(tail, 2)
 	}
-	return head + "…" + rest
+	return head + "…" + tail
 }
 
 // cut cuts a text after so many columns.
@@ -79,9 +78,10 @@ func wrap(text string, most int) []string {
 		default:
 			lines, line = append(lines, line), word
 		}
-		for width(line) > most {
+		for left := width(line); left > most; {
 			head, rest := cut(line, most)
 			lines, line = append(lines, head), rest
+			left -= width(head)
 		}
 	}
 	return append(lines, line)
