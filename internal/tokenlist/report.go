@@ -153,7 +153,7 @@ func (t Token) remarks(now time.Time, hasTwin bool) []string {
 	if t.RejectedSince != nil {
 		lines = append(lines, "the upstream rejects the token, first "+ago(*t.RejectedSince, now))
 	}
-	if t.Fetches == 0 && t.State == tokencache.StateNone.String() {
+	if t.Fetches == 0 && !t.Fetching && t.State == tokencache.StateNone.String() {
 		lines = append(lines, "no token yet: none was asked for")
 	}
 	failure := t.LastError

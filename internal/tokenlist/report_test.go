@@ -77,6 +77,14 @@ https://a.test/token
 `)
 }
 
+func TestFirstTokenThatIsAskedForIsNotMissing(t *testing.T) {
+	list := List{Handlers: 1, Tokens: []Token{{ID: "aa", Endpoint: "https://a.test/token", State: "none", Fetching: true}}}
+	wantText(t, drawn(t, list, table.Style{}), `1 token: 1 none
+ENDPOINT              CLIENT  STATE  EXPIRES  NEXT TRY  ID
+https://a.test/token  -       none   -        now       aa
+`)
+}
+
 // Colours tell what is wrong, which a state alone does not.
 func TestColoursAreForFaults(t *testing.T) {
 	for _, test := range []struct {
