@@ -28,6 +28,9 @@ type Gateway struct {
 // NewGateway returns the gateway with this address of its admin endpoint, in the form that Caddy's own commands take.
 // It does not connect to it.
 func NewGateway(address string) (*Gateway, error) {
+	if strings.Contains(address, "://") {
+		return nil, fmt.Errorf("--address: %s is a URL; write host:port, such as localhost:2019, or unix//path", address)
+	}
 	parsed, err := caddy.ParseNetworkAddress(address)
 	if err != nil {
 		return nil, fmt.Errorf("--address: %w", err)
@@ -53,8 +56,11 @@ func NewGateway(address string) (*Gateway, error) {
 	return g, nil
 }
 
-// listTimeout is how long a gateway may take to list its tokens.
-const listTimeout = 30 * time.Second
+// How long a gateway may take to answer.
+const (
+	usualLimit   = 30 * time.Second
+	refreshLimit = 5 * time.Minute // more than two token requests take with any sensible timeout; the first can be under way
+)
 
 // answer is what the Admin API has answered.
 type answer struct {
@@ -63,8 +69,10 @@ type answer struct {
 	at     time.Time // by the gateway's clock
 }
 
-// do sends a request. An answer that is an error is one of type *apiError.
-func (g *Gateway) do(ctx context.Context, method, path string, query url.Values) (answer, error) {
+// do sends a request, and waits for the answer until that limit. An answer that is an error is one of type *apiError.
+func (g *Gateway) do(ctx context.Context, limit time.Duration, method, path string, query url.Values) (answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	target := g.origin + "/oauth_cc/" + path
 	if len(query) > 0 {
 		target += "?" + query.Encode()
@@ -78,7 +86,7 @@ func (g *Gateway) do(ctx context.Context, method, path string, query url.Values)
 	}
 	res, err := g.client.Do(req)
 	if err != nil {
-		return answer{}, g.unreachable(ctx, err)
+		return answer{}, g.unreachable(req, limit, err)
 	}
 	defer res.Body.Close()
 	a := answer{status: res.StatusCode, at: time.Now()}
@@ -86,7 +94,7 @@ func (g *Gateway) do(ctx context.Context, method, path string, query url.Values)
 		a.at = at
 	}
 	if a.body, err = io.ReadAll(res.Body); err != nil {
-		return answer{}, g.unreachable(ctx, err)
+		return answer{}, g.unreachable(req, limit, err)
 	}
 	if a.status >= 400 {
 		return answer{}, g.failure(a)
@@ -94,13 +102,15 @@ func (g *Gateway) do(ctx context.Context, method, path string, query url.Values)
 	return a, nil
 }
 
-// unreachable describes why there is no answer.
-func (g *Gateway) unreachable(ctx context.Context, err error) error {
-	switch {
-	case errors.Is(ctx.Err(), context.Canceled):
+// unreachable describes why there is no answer to a request.
+func (g *Gateway) unreachable(req *http.Request, limit time.Duration, err error) error {
+	switch ended := req.Context().Err(); {
+	case errors.Is(ended, context.Canceled):
 		return errInterrupted
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return fmt.Errorf("the gateway at %s does not answer", g.address)
+	case ended != nil && req.Method == http.MethodGet:
+		return fmt.Errorf("the gateway at %s has not answered for %s", g.address, limit)
+	case ended != nil:
+		return fmt.Errorf(`the gateway at %s has not answered for %s; if it still does what it was asked, "caddy oauth-cc tokens" shows that`, g.address, limit)
 	}
 	if failure, ok := errors.AsType[*url.Error](err); ok {
 		err = failure.Err // without the URL, whose host is made up for a socket
@@ -132,9 +142,7 @@ func (g *Gateway) failure(a answer) error {
 
 // list returns the tokens that a filter has, and the answer that they are in.
 func (g *Gateway) list(ctx context.Context, f Filter) (List, answer, error) {
-	ctx, cancel := context.WithTimeout(ctx, listTimeout)
-	defer cancel()
-	a, err := g.do(ctx, http.MethodGet, "tokens", f.Query())
+	a, err := g.do(ctx, usualLimit, http.MethodGet, "tokens", f.Query())
 	if err != nil {
 		return List{}, answer{}, err
 	}
@@ -180,7 +188,7 @@ var errNoSuchToken = errors.New(`no such token; the list may have changed, see "
 
 // refresh has the gateway ask for another token, and returns what is known of it then.
 func (g *Gateway) refresh(ctx context.Context, id string) (Token, time.Time, error) {
-	a, err := g.do(ctx, http.MethodPost, "tokens/"+url.PathEscape(id)+"/refresh", nil)
+	a, err := g.do(ctx, refreshLimit, http.MethodPost, "tokens/"+url.PathEscape(id)+"/refresh", nil)
 	if err != nil {
 		return Token{}, time.Time{}, err
 	}
@@ -193,6 +201,6 @@ func (g *Gateway) refresh(ctx context.Context, id string) (Token, time.Time, err
 
 // forget has the gateway forget a token.
 func (g *Gateway) forget(ctx context.Context, id string) error {
-	_, err := g.do(ctx, http.MethodDelete, "tokens/"+url.PathEscape(id), nil)
+	_, err := g.do(ctx, usualLimit, http.MethodDelete, "tokens/"+url.PathEscape(id), nil)
 	return err
 }

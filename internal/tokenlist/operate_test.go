@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -122,10 +124,43 @@ func TestGatewayThatIsNotThere(t *testing.T) {
 	if err := o.Watch(t.Context(), time.Hour); err == nil {
 		t.Error("it was waited for")
 	}
-	for _, address := range []string{"127.0.0.1:1-2", "127.0.0.1:http"} {
-		if _, err := NewGateway(address); err == nil || !strings.HasPrefix(err.Error(), "--address: ") {
-			t.Errorf("%s: got %v", address, err)
+	const url = " is a URL; write host:port, such as localhost:2019, or unix//path"
+	for address, want := range map[string]string{
+		"127.0.0.1:1-2": "--address: 127.0.0.1:1-2 has several ports; write one", "127.0.0.1:http": "--address: ",
+		"http://localhost:2019": "--address: http://localhost:2019" + url, "unix:///run/admin.sock": "--address: unix:///run/admin.sock" + url,
+	} {
+		if _, err := NewGateway(address); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", address, err, want)
 		}
+	}
+}
+
+// hanging is a gateway that lists a token, and answers nothing else.
+type hanging struct{}
+
+func (hanging) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodGet {
+		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(oneToken))}, nil
+	}
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+func TestGatewayThatHangsIsNotWaitedForForEver(t *testing.T) {
+	for what, test := range map[string]struct {
+		do   func(o Operator, ctx context.Context, id string) error
+		want time.Duration
+	}{
+		"refresh": {Operator.Refresh, 5 * time.Minute}, "forget": {Operator.Forget, 30 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began := time.Now()
+			o := Operator{Gateway: &Gateway{address: "a.test:2019", origin: "http://a.test:2019", client: http.Client{Transport: hanging{}}}, Out: io.Discard}
+			want := fmt.Sprintf("the gateway at a.test:2019 has not answered for %s; if it still does what it was asked, \"caddy oauth-cc tokens\" shows that", test.want)
+			if err := test.do(o, t.Context(), "9e1f"); err == nil || err.Error() != want || time.Since(began) != test.want {
+				t.Errorf("%s: got %v after %s", what, err, time.Since(began))
+			}
+		})
 	}
 }
 
