@@ -3,6 +3,7 @@ package table
 import (
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/term"
 )
@@ -34,6 +35,19 @@ func StyleOf(out io.Writer) Style {
 	return s
 }
 
+// Lines returns the lines that a text takes on the terminal. Those that are too wide are wrapped; those of a Table fit.
+func (s Style) Lines(text string) []string {
+	var lines []string
+	for line := range strings.SplitSeq(strings.TrimSuffix(text, "\n"), "\n") {
+		if strings.Contains(line, escape) { // a Table has drawn it
+			lines = append(lines, line)
+			continue
+		}
+		lines = append(lines, wrap(line, s.Width)...)
+	}
+	return lines
+}
+
 // room is what is left of the width; 0 for no limit.
 func (s Style) room(used int) int {
 	if s.Width == 0 {
@@ -57,10 +71,13 @@ func (s Style) paint(m Mood, text string) string {
 	return text
 }
 
+// escape begins ECMA-48's control sequences.
+const escape = "\x1b["
+
 // sequence puts a text between ECMA-48's sequences that select a rendition (§8.3.117).
 func (s Style) sequence(rendition, text string) string {
 	if !s.Colors {
 		return text
 	}
-	return "\x1b[" + rendition + "m" + text + "\x1b[0m"
+	return escape + rendition + "m" + text + escape + "0m"
 }

@@ -63,7 +63,7 @@ func (o Operator) Watch(ctx context.Context, interval time.Duration) error {
 		case err != nil && first:
 			return err
 		case err != nil:
-			text = err.Error() + "; trying again\n"
+			text = table.Printable(err.Error()) + "; trying again\n"
 			if o.JSON {
 				out = o.Err
 			}
@@ -89,18 +89,23 @@ func (o Operator) Watch(ctx context.Context, interval time.Duration) error {
 // screen returns what draws a text in place of all that is on the terminal, with a line above it. What does not fit is
 // cut off, as the terminal would scroll.
 func screen(text string, interval time.Duration, s table.Style, first bool) string {
-	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
-	lines = append([]string{fmt.Sprintf("%s  every %s, Ctrl-C ends it", time.Now().Format(time.TimeOnly), interval), ""}, lines...)
-	if room := s.Height - 1; s.Height > 3 && len(lines) > room { // the cursor needs a line
-		lines = append(lines[:room-1], fmt.Sprintf("… %d more lines; --state and --value show fewer tokens", len(lines)-room+1))
+	lines := s.Lines(fmt.Sprintf("%s  every %s, Ctrl-C ends it\n\n%s", time.Now().Format(time.TimeOnly), interval, text))
+	if room := s.Height - 1; s.Height > 1 && len(lines) > room { // the cursor needs a line
+		more := func(n int) []string {
+			return s.Lines(fmt.Sprintf("… %d more lines; --state and --value show fewer tokens", n))
+		}
+		fit := max(room-len(more(len(lines))), 0)
+		lines = append(lines[:fit:fit], more(len(lines)-fit)...)
+		lines = lines[:min(len(lines), room)]
 	}
-	// ECMA-48: the cursor goes home (§8.3.21), each line and then the page is erased from there on (§8.3.41, §8.3.39).
+	// ECMA-48: the cursor goes home (§8.3.21), each line and at the end the page is erased from there on (§8.3.41, §8.3.39).
+	// A line is erased before it is written: after one that is full, the cursor may still be in its last column.
 	const home, restOfLine, restOfPage, page = "\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J"
 	before := home
 	if first {
 		before = page + home
 	}
-	return before + strings.Join(lines, restOfLine+"\n") + restOfLine + "\n" + restOfPage
+	return before + restOfLine + strings.Join(lines, "\n"+restOfLine) + "\n" + restOfPage
 }
 
 // Refresh has the endpoint asked for another token, and prints what came of it.
@@ -128,7 +133,7 @@ func (o Operator) explain(ctx context.Context, t Token, failure *apiError) error
 	case http.StatusNotFound:
 		return errNoSuchToken
 	case http.StatusConflict:
-		return fmt.Errorf(`this is a tenant's token, and only a request tells who the tenant is; run "caddy oauth-cc tokens forget %s", and the tenant's next request gets another token`, t.ID)
+		return fmt.Errorf(`this is a tenant's token, and only a request tells who the tenant is; run "caddy oauth-cc tokens forget %s", and the tenant's next request gets another token`, table.Printable(t.ID))
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout: // as a client would get
 	default:
 		return failure

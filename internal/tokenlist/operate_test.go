@@ -9,10 +9,14 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/table"
 )
 
 // fakeAPI answers each request with what it has for the method and the path.
@@ -69,6 +73,7 @@ func TestErrorsAreToldInWords(t *testing.T) {
 		"ambiguous":        {refresh, fakeAPI{get: tenants}, "7 tokens have an id that begins with 9e1f: 9e1f.1, 9e1f.2, …; write more of it"},
 		"gone meanwhile":   {refresh, fakeAPI{get: says(200, oneToken), post: says(404, `{"error":"x"}`)}, gone},
 		"a tenant's":       {refresh, fakeAPI{get: says(200, oneToken), post: says(409, `{"error":"x"}`)}, `this is a tenant's token, and only a request tells who the tenant is; run "caddy oauth-cc tokens forget 9e1f", and the tenant's next request gets another token`},
+		"a foreign id":     {refresh, fakeAPI{get: says(200, `{"tokens":[{"id":"9e1f\u001b[2J"}]}`), "POST /oauth_cc/tokens/9e1f\x1b[2J/refresh": says(409, `{"error":"x"}`)}, `this is a tenant's token, and only a request tells who the tenant is; run "caddy oauth-cc tokens forget 9e1f [2J", and the tenant's next request gets another token`},
 		"not granted":      {refresh, fakeAPI{get: says(200, oneToken), post: says(502, `{"error":"no access token: invalid_client"}`)}, "no access token: invalid_client; the current token stays in use"},
 		"not granted, nor": {refresh, fakeAPI{get: says(200, strings.Replace(oneToken, "fresh", "none", 1)), post: says(503, `{"error":"no access token: unreachable"}`)}, "no access token: unreachable"},
 		"not in time":      {refresh, fakeAPI{get: says(200, strings.Replace(oneToken, "fresh", "expired", 1)), post: says(504, `{"error":"no access token: timeout"}`)}, "no access token: timeout"},
@@ -222,9 +227,57 @@ func script(cancel context.CancelFunc, answers ...func(http.ResponseWriter, *htt
 	}}
 }
 
+// A terminal that scrolls shows neither the heading nor the first tokens.
+func TestScreenFitsTheTerminal(t *testing.T) {
+	tokens := make([]Token, 30)
+	for i := range tokens {
+		tokens[i] = Token{ID: fmt.Sprintf("9e1f0c7a35d2.%012d", i), Endpoint: "https://a.test/token", ClientID: "app", State: states()[i%5], Fetches: 1, Failing: true,
+			LastError: &Failure{Error: "invalid_client", Status: 401, Hint: strings.Repeat("some words ", 20)}}
+	}
+	for _, n := range []int{1, 30} {
+		list := List{Tokens: tokens[:n], Omitted: 12345, Handlers: 1}
+		for width := 20; width <= 130; width++ {
+			s := table.Style{Width: width, Moves: true, Colors: true}
+			var text strings.Builder
+			text.WriteString(list.summary(Filter{}))
+			if err := list.write(&text, now, s); err != nil {
+				t.Fatal(err)
+			}
+			text.WriteString("no gateway answers: " + strings.Repeat("another word ", 9) + strings.Repeat("x", 150))
+			for _, s.Height = range []int{2, 3, 5, 11, 24, 60} {
+				drawn := sequences.ReplaceAllString(screen(text.String(), time.Minute, s, true), "")
+				lines := strings.Split(drawn, "\n")
+				if len(lines) > s.Height { // with that of the cursor
+					t.Fatalf("%d by %d: %d lines:\n%s", width, s.Height, len(lines), drawn)
+				}
+				for _, line := range lines {
+					if utf8.RuneCountInString(line) > width {
+						t.Fatalf("%d by %d: %q", width, s.Height, line)
+					}
+				}
+				tells := strings.Contains(strings.Join(strings.Fields(drawn), " "), "more lines;")
+				if isCut := strings.Count(drawn, "x") < 150; isCut != tells && s.Height > 10 {
+					t.Fatalf("%d by %d: it is cut: %t\n%s", width, s.Height, isCut, drawn)
+				}
+			}
+		}
+	}
+}
+
+// A terminal that has written its last column erases that, if it is asked to erase the rest of the line.
+func TestScreenErasesALineBeforeItIsWritten(t *testing.T) {
+	const full = "abcdefghijklmnopqrst"
+	if got := screen(full+"\n", time.Minute, table.Style{Width: len(full), Moves: true}, false); !strings.HasSuffix(got, "\n\x1b[K"+full+"\n\x1b[J") {
+		t.Errorf("got %q", got)
+	}
+}
+
+// sequences are what is not seen on a terminal.
+var sequences = regexp.MustCompile(`\x1b\[[0-9]*[A-Za-z]`)
+
 func TestWatchOutlivesFailures(t *testing.T) {
 	ends := says(http.StatusInternalServerError, `{"error":"going away"}`)
-	const table = `1 token: 1 fresh
+	const list = `1 token: 1 fresh
 ENDPOINT              CLIENT  STATE  EXPIRES  NEXT TRY  ID
 https://a.test/token  app     fresh  -        -         9e1f
 `
@@ -237,7 +290,7 @@ https://a.test/token  app     fresh  -        -         9e1f
 			t.Errorf("got %v", err)
 		}
 		const lost = "going away (HTTP status 500); trying again\n"
-		want, wantFailures := table+"\n"+table+"\n"+lost+"\n"+table, ""
+		want, wantFailures := list+"\n"+list+"\n"+lost+"\n"+list, ""
 		if asJSON {
 			want, wantFailures = strings.Repeat(oneToken+"\n", 3), lost
 		}
