@@ -322,7 +322,7 @@ func (n namedGrant) describe(s tokencache.Snapshot, now time.Time) tokenlist.Tok
 		ID: n.id, Endpoint: public.Endpoint, Issuer: public.Issuer, ClientID: public.ClientID, AuthMethod: public.AuthMethod, Grant: public.GrantName(),
 		Scopes: public.Scopes, Audience: public.Audience, Resource: public.Resource, Values: n.values(),
 		State: s.State(now, n.h.tokens.ahead).String(), Requests: s.Uses, Fetches: s.History.Fetches, FailedFetches: s.History.Failures, Fetching: s.Fetching,
-		Failing: !s.NextTry.IsZero(),
+		Failing: s.History.Failing,
 	}
 	if public.Grant != nil {
 		status.Subject = public.Grant.Subject

@@ -57,6 +57,8 @@ func (m *modelGrant) checkSnapshot(now time.Time) {
 		w.violated("grant %d: there is a live token: %t", m.key, s.Live)
 	case s.Fetching != (m.flight != nil):
 		w.violated("grant %d: a fetch is in progress: %t", m.key, s.Fetching)
+	case s.History.Failing != m.failing:
+		w.violated("grant %d: the last fetch failed: %t", m.key, s.History.Failing)
 	case m.failed == nil && !s.NextTry.IsZero(), m.failed != nil && !s.NextTry.Equal(m.failed.next):
 		w.violated("grant %d: the next try is at %s, want %+v", m.key, w.at(s.NextTry), m.failed)
 	}

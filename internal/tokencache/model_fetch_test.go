@@ -184,6 +184,7 @@ func (m *modelGrant) store(f *modelFlight, o Offer, now time.Time) {
 	}
 	t.due = t.expires.Add(-min(10*time.Second, o.Lifetime/10))
 	m.tokens = append(m.tokens, t)
+	m.failing = false
 	if o.Adopted && m.mustAsk && !f.asks {
 		t.generation = m.generation // it may be what was forgotten, so only those who waited get it
 		return
@@ -251,7 +252,7 @@ func (m *modelGrant) fail(f *modelFlight, o Outcome, now time.Time) {
 	if !failed.hadToken {
 		failed.miss, failed.rejected = failed.next, span{failed.next, failed.next}
 	}
-	m.failed, m.vain = failed, nil
+	m.failed, m.failing, m.vain = failed, true, nil
 }
 
 func pauseSpan(now time.Time, first, most time.Duration, failures int) span {

@@ -32,6 +32,7 @@ type modelGrant struct {
 	fetching   int // flights that have not ended, with cancelled ones
 	starts     int
 	failed     *modelFailure
+	failing    bool // the last fetch failed, and nothing but another ends that
 	failures   [3]int
 	lookFrom   time.Time
 	forced     modelForced

@@ -18,7 +18,7 @@ type Snapshot struct {
 	RejectedSince time.Time
 
 	// NextTry is the end of the pause after the last fetch, which can be past; zero if that fetch
-	// succeeded.
+	// succeeded, or if something else has ended the pause.
 	NextTry time.Time
 
 	History History
@@ -37,6 +37,7 @@ func (s Snapshot) State(now time.Time, ahead RefreshAhead) TokenState {
 // History counts the fetches of a grant, for as long as the process has kept it.
 type History struct {
 	Fetches, Failures uint64
+	Failing           bool // the last fetch failed, even if its pause has been ended
 
 	// The last failure.
 	LastFailure *endpoint.Error // nil if there was none
@@ -47,7 +48,8 @@ type History struct {
 // count counts a fetch that has ended. known tells that the grant has had a token before.
 func (h *History) count(result Fetched, now time.Time, known bool) {
 	h.Fetches++
-	if result.Failure != nil {
+	h.Failing = result.Failure != nil
+	if h.Failing {
 		h.Failures++
 		h.LastFailure, h.FailedAt, h.KnownBefore = result.Failure, now, known
 	}

@@ -41,3 +41,43 @@ func TestForgottenTokenDoesNotComeBackByAFetchUnderWay(t *testing.T) {
 		}
 	})
 }
+
+// Whatever ends a pause, the failure is over only when a fetch has succeeded.
+func TestFailureThatNothingHasCuredIsNotOver(t *testing.T) {
+	for how, end := range map[string]func(*Grant){
+		"forgotten": func(g *Grant) { g.Forget() },
+		"early": func(g *Grant) {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.pauses.endEarly()
+		},
+		"long ago": func(g *Grant) {
+			time.Sleep(time.Hour)
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.pauses.forgetOld(time.Now())
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			g := newTestGrant(t)
+			fails := true
+			s := sourceFunc(func(context.Context) Fetched {
+				if fails {
+					return Fetched{Failure: &endpoint.Error{Class: endpoint.ClassRefused, Code: "invalid_client", Status: 401}}
+				}
+				return Fetched{Granted: Offer{Granted: endpoint.Granted{Value: "new", Sent: time.Now(), Lifetime: time.Hour}}}
+			})
+			if _, err := g.Get(t.Context(), s); err == nil || !g.Snapshot().History.Failing {
+				t.Errorf("%s: got %v", how, err)
+			}
+			end(g)
+			if got := g.Snapshot(); !got.History.Failing || !got.NextTry.IsZero() {
+				t.Errorf("%s: failing is %t, the next try %s", how, got.History.Failing, got.NextTry)
+			}
+			fails = false
+			if _, err := g.Get(t.Context(), s); err != nil || g.Snapshot().History.Failing {
+				t.Errorf("%s: got %v, or it is failing still", how, err)
+			}
+		})
+	}
+}

@@ -89,12 +89,17 @@ func TestAdminTellsOfFailures(t *testing.T) {
 		t.Errorf("refreshing: %d %v", a.Status, a.Header)
 	}
 
+	g.Ask(http.MethodDelete, "tokens/"+s.ID) // which cures nothing
+	if s := g.Token(); !s.Failing || s.NextTry != nil || s.LastError == nil || s.LastError.Error != "server_error" {
+		t.Errorf("told %+v", s)
+	}
+
 	endpoint.SetAnswer(nil)
-	a = g.Ask(http.MethodPost, "tokens/"+s.ID+"/refresh") // ends the pause
+	a = g.Ask(http.MethodPost, "tokens/"+s.ID+"/refresh")
 	var refreshed gatewaytest.TokenStatus
 	gatewaytest.DecodeStrictly(t, a.Body, &refreshed)
 	wantState(t, refreshed, "fresh", 1)
-	if a.Status != http.StatusOK || refreshed.NextTry != nil || refreshed.LastError == nil || refreshed.LastError.Error != "server_error" {
+	if a.Status != http.StatusOK || refreshed.Failing || refreshed.NextTry != nil || refreshed.LastError == nil || refreshed.LastError.Error != "server_error" {
 		t.Errorf("refreshing: %d %s", a.Status, a.Body)
 	}
 	if a := g.Get("/"); a.Body != "GET / with token-1" {
