@@ -90,13 +90,13 @@ func (adminAPI) list(w http.ResponseWriter, r *http.Request) error {
 				continue
 			}
 			isFull := len(list.Tokens) == filter.Limit
-			if isFull && len(filter.States) == 0 { // there can be many
+			if isFull && len(filter.States) == 0 && !filter.Failing { // there can be many
 				list.Omitted++
 				continue
 			}
 			s := g.Snapshot()
 			switch {
-			case !filter.HasState(s.State(now, h.tokens.ahead)):
+			case !filter.HasState(s.State(now, h.tokens.ahead)), !filter.HasFailing(s.History.Failing):
 			case isFull:
 				list.Omitted++
 			default:

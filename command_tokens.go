@@ -27,8 +27,9 @@ found out about the cause, the endpoint's own words, and a hint at what may help
 a terminal, red means that requests get no token, or one that the upstream rejects;
 yellow that the last request for a token failed while there still is one.
 
---state lists tokens in a state, --value the tenants with a value that contains this;
-both can be repeated: a token is in one of the states, and has all of the values.
+--failing lists tokens whose last fetch failed, --state those in a state, --value the
+tenants with a value that contains this. The last two can be repeated: a token is in
+one of the states, and has all of the values.
 At most 1000 tokens are listed, or as many as --limit says.
 
 The admin endpoint is found as by "caddy reload": --address, or else the address in
@@ -69,10 +70,11 @@ const addressFlags = "[--address <interface>] [--config <path> [--adapter <name>
 
 func newTokensCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "tokens " + addressFlags + " [--state <state>] [--value <value>] [--limit <n>] [--watch [--interval <duration>]] [--json]",
+		Use:   "tokens " + addressFlags + " [--failing] [--state <state>] [--value <value>] [--limit <n>] [--watch [--interval <duration>]] [--json]",
 		Short: "Lists the tokens of a running Caddy",
 		Long:  listHelp,
 		Example: `  $ caddy oauth-cc tokens
+  $ caddy oauth-cc tokens --failing
   $ caddy oauth-cc tokens --state expired --state none --value acme
   $ caddy oauth-cc tokens --address unix//run/caddy/admin.sock --watch
   $ caddy oauth-cc tokens refresh 9e1f`,
@@ -84,6 +86,7 @@ func newTokensCommand() *cobra.Command {
 	shared.StringP("config", "c", "", "Configuration file that tells the address of the admin endpoint, unless --address does")
 	shared.StringP("adapter", "a", "", "Name of config adapter")
 	flags := cmd.Flags()
+	flags.Bool("failing", false, "List tokens whose last fetch failed")
 	flags.StringSlice("state", nil, "List tokens in this `state`; repeatable")
 	flags.StringArray("value", nil, "List tenants with a `value` that contains this; repeatable")
 	flags.Int("limit", tokenlist.DefaultLimit, "How many tokens to list at most")
@@ -132,6 +135,9 @@ func tokenFilter(fl caddycmd.Flags) (f tokenlist.Filter, err error) {
 		return f, err
 	}
 	if f.Values, err = fl.GetStringArray("value"); err != nil {
+		return f, err
+	}
+	if f.Failing, err = fl.GetBool("failing"); err != nil {
 		return f, err
 	}
 	return f, f.Check()

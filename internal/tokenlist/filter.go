@@ -19,6 +19,7 @@ type Filter struct {
 	Limit    int      // how many at the most
 	States   []string // one of them; any if there is none
 	Values   []string // each is a part of what a placeholder of the request stands for, in capitals or not
+	Failing  bool     // only those whose last fetch failed
 	IDPrefix string
 }
 
@@ -31,10 +32,19 @@ func ParseFilter(query url.Values) (Filter, error) {
 			return f, errLimit
 		}
 	}
+	for _, text := range query["failing"] {
+		if text != "true" {
+			return f, errFailing
+		}
+		f.Failing = true
+	}
 	return f, f.Check()
 }
 
-var errLimit = errors.New("limit: not a number of tokens; write one such as 100")
+var (
+	errFailing = errors.New("failing: not a way to filter; write true, or leave it out")
+	errLimit   = errors.New("limit: not a number of tokens; write one such as 100")
+)
 
 // Check reports what is wrong with the filter.
 func (f Filter) Check() error {
@@ -66,6 +76,9 @@ func (f Filter) Query() url.Values {
 			query[name] = values
 		}
 	}
+	if f.Failing {
+		query.Set("failing", "true")
+	}
 	if f.IDPrefix != "" {
 		query.Set("id", f.IDPrefix)
 	}
@@ -76,6 +89,9 @@ func (f Filter) Query() url.Values {
 func (f Filter) HasState(state tokencache.TokenState) bool {
 	return len(f.States) == 0 || slices.Contains(f.States, state.String())
 }
+
+// HasFailing reports whether tokens are asked for whose last fetch failed, or did not.
+func (f Filter) HasFailing(failing bool) bool { return failing || !f.Failing }
 
 // HasValues reports whether tokens with these values are asked for. A token without values is none that a value was
 // asked of.

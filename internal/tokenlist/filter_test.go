@@ -11,7 +11,7 @@ import (
 
 func TestFilterReadsWhatItWrites(t *testing.T) {
 	for _, f := range []Filter{
-		{Limit: DefaultLimit}, {Limit: 0}, {Limit: 7, States: []string{"none", "due"}, Values: []string{"a&b", "c=d"}, IDPrefix: "9e1f"},
+		{Limit: DefaultLimit}, {Limit: 0}, {Limit: 7, States: []string{"none", "due"}, Values: []string{"a&b", "c=d"}, IDPrefix: "9e1f", Failing: true},
 	} {
 		query, err := url.ParseQuery(f.Query().Encode())
 		if err != nil {
@@ -29,6 +29,8 @@ func TestFilterReadsWhatItWrites(t *testing.T) {
 func TestFilterTellsWhatToWrite(t *testing.T) {
 	for query, want := range map[string]string{
 		"limit=many":              "limit: not a number of tokens; write one such as 100",
+		"failing=false":           "failing: not a way to filter; write true, or leave it out",
+		"failing=true&failing=":   "failing: not a way to filter; write true, or leave it out",
 		"limit=-1":                "limit: not a number of tokens; write one such as 100",
 		"state=due&state=Expired": `state: there is no state "Expired"; write none, fresh, stale, due or expired`,
 		"state=":                  `state: there is no state ""; write none, fresh, stale, due or expired`,
@@ -39,6 +41,14 @@ func TestFilterTellsWhatToWrite(t *testing.T) {
 		}
 		if _, err := ParseFilter(values); err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", query, err, want)
+		}
+	}
+}
+
+func TestFilterByFailure(t *testing.T) {
+	for _, test := range []struct{ asked, failing, want bool }{{false, false, true}, {false, true, true}, {true, false, false}, {true, true, true}} {
+		if got := (Filter{Failing: test.asked}).HasFailing(test.failing); got != test.want {
+			t.Errorf("%+v: %t", test, got)
 		}
 	}
 }

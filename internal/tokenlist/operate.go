@@ -92,7 +92,7 @@ func screen(text string, interval time.Duration, s table.Style, first bool) stri
 	lines := s.Lines(fmt.Sprintf("%s  every %s, Ctrl-C ends it\n\n%s", time.Now().Format(time.TimeOnly), interval, text))
 	if room := s.Height - 1; s.Height > 1 && len(lines) > room { // the cursor needs a line
 		more := func(n int) []string {
-			return s.Lines(fmt.Sprintf("… %d more lines; --state and --value show fewer tokens", n))
+			return s.Lines(fmt.Sprintf("… %d more lines; --failing, --state and --value show fewer tokens", n))
 		}
 		fit := max(room-len(more(len(lines))), 0)
 		lines = append(lines[:fit:fit], more(len(lines)-fit)...)

@@ -21,7 +21,13 @@ func (l List) summary(f Filter) string {
 	case l.Handlers == 0:
 		return "the running configuration has no oauth_cc\n"
 	case len(f.States) > 0 || len(f.Values) > 0:
-		return "no token is in such a state or has such a value\n"
+		what := "no token"
+		if f.Failing {
+			what = "no failing token"
+		}
+		return what + " is in such a state or has such a value\n"
+	case f.Failing:
+		return "no token is failing\n"
 	default:
 		return "no tokens yet: each tenant's first request gets one\n"
 	}
@@ -43,7 +49,7 @@ func (l List) summary(f Filter) string {
 		parts = append(parts, fmt.Sprintf("%d failing", failing))
 	}
 	if l.Omitted > 0 {
-		parts = append(parts, fmt.Sprintf("%d more not shown (see --limit, --state and --value)", l.Omitted))
+		parts = append(parts, fmt.Sprintf("%d more not shown (see --limit, --failing, --state and --value)", l.Omitted))
 	}
 	return plural(len(l.Tokens), "token") + ": " + strings.Join(parts, ", ") + "\n"
 }

@@ -39,7 +39,7 @@ func TestTableOfTokens(t *testing.T) {
 		{ID: "dd", Issuer: "https://issuer.test", State: "none", Scopes: []string{"two", "three"}, Audience: []string{"api"}, Fetches: 1, Failing: true, LastError: &Failure{Error: "timeout", At: *after(time.Second)}},
 		{ID: "ee", Endpoint: endpoint, ClientID: "app3", State: "fresh", ExpiresAt: after(100 * time.Hour), RejectedSince: after(-3 * time.Second), Fetching: true, Fetches: 1},
 	}}
-	wantText(t, drawn(t, list, table.Style{}), `5 tokens: 2 fresh, 1 due, 2 none, 2 failing, 2 more not shown (see --limit, --state and --value)
+	wantText(t, drawn(t, list, table.Style{}), `5 tokens: 2 fresh, 1 due, 2 none, 2 failing, 2 more not shown (see --limit, --failing, --state and --value)
 ENDPOINT              CLIENT  STATE  EXPIRES    NEXT TRY    ID
 https://a.test/token  app     fresh  in 45m10s  -           aa
     last error: invalid_client 401, 2m10s ago, over
@@ -117,7 +117,9 @@ func TestSummaryTellsWhyThereIsNothing(t *testing.T) {
 		{List{Handlers: 1}, Filter{}, "no tokens yet: each tenant's first request gets one\n"},
 		{List{Handlers: 1}, Filter{States: []string{"due"}}, "no token is in such a state or has such a value\n"},
 		{List{Handlers: 1}, Filter{Values: []string{"due"}}, "no token is in such a state or has such a value\n"},
-		{List{Handlers: 1, Omitted: 3}, Filter{}, "0 tokens: 3 more not shown (see --limit, --state and --value)\n"},
+		{List{Handlers: 1}, Filter{Failing: true}, "no token is failing\n"},
+		{List{Handlers: 1}, Filter{Failing: true, States: []string{"due"}}, "no failing token is in such a state or has such a value\n"},
+		{List{Handlers: 1, Omitted: 3}, Filter{}, "0 tokens: 3 more not shown (see --limit, --failing, --state and --value)\n"},
 	} {
 		wantText(t, test.list.summary(test.filter), test.want)
 	}

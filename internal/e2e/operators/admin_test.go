@@ -195,14 +195,17 @@ func TestAdminFindsTokens(t *testing.T) {
 		"": "Acme-Europe acme bad globex one", "state=fresh": "Acme-Europe acme globex", "state=none": "bad one", "state=none&value=bad": "bad",
 		"state=none&state=fresh": "Acme-Europe acme bad globex one", "state=expired": "", "value=acme": "Acme-Europe acme", "value=ACME&value=europe": "Acme-Europe",
 		"value=127.0.0.1&value=glob": "globex", "value=nobody": "", "value=canary": "",
+		"failing=true": "bad", "failing=true&state=none&value=bad": "bad", "failing=true&state=fresh": "", "failing=true&value=acme": "",
 	} {
 		if found, list := find(query); strings.Join(found, " ") != want || list.Handlers != 2 || list.Omitted != 0 {
 			t.Errorf("%q finds %q of %d handlers, %d omitted, want %q", query, found, list.Handlers, list.Omitted, want)
 		}
 	}
 	// The limit is for what is found.
-	if found, list := find("state=none&value=bad&limit=1"); strings.Join(found, " ") != "bad" || list.Omitted != 0 {
-		t.Errorf("found %q, %d omitted", found, list.Omitted)
+	for query, omitted := range map[string]int{"state=none&value=bad&limit=1": 0, "failing=true&limit=1": 0, "failing=true&limit=0": 1} {
+		if found, list := find(query); len(found) != 1-omitted || list.Omitted != omitted || omitted == 0 && found[0] != "bad" {
+			t.Errorf("%s finds %q, %d omitted", query, found, list.Omitted)
+		}
 	}
 	if found, list := find("value=acme&limit=1"); len(found) != 1 || list.Omitted != 1 {
 		t.Errorf("found %q, %d omitted", found, list.Omitted)
@@ -511,6 +514,7 @@ func TestAdminRefusesWhatItDoesNotDo(t *testing.T) {
 		{http.MethodPost, "tokens/nonsense/refresh", 404, ""},
 		{http.MethodGet, "tokens?limit=many", 400, ""},
 		{http.MethodGet, "tokens?limit=-1", 400, ""},
+		{http.MethodGet, "tokens?failing=yes", 400, ""},
 		{http.MethodHead, "tokens", 200, ""},
 		{http.MethodHead, "ready", 503, ""},
 	} {

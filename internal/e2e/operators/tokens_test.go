@@ -117,10 +117,16 @@ URL/token  {http.request.header.X-Tenant}  header.X-Tenant=acme  fresh  in TIME 
 	if got := withoutNumbers(out, endpoint); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
-	if out, _ := tokensCommand(t, g, 0, "--limit", "1"); !strings.Contains(out, ", 2 more not shown (see --limit, --state and --value)\n") {
+	if out, _ := tokensCommand(t, g, 0, "--limit", "1"); !strings.Contains(out, ", 2 more not shown (see --limit, --failing, --state and --value)\n") {
 		t.Errorf("got %s", out)
 	}
 	if out, _ := tokensCommand(t, g, 0, "--state", "none"); !strings.Contains(out, "header.X-Tenant=bad") || !strings.HasPrefix(out, "1 token: 1 none, 1 failing\n") {
+		t.Errorf("got %s", out)
+	}
+	if out, _ := tokensCommand(t, g, 0, "--failing", "--limit", "1"); !strings.Contains(out, "header.X-Tenant=bad") || !strings.HasPrefix(out, "1 token: 1 none, 1 failing\n") {
+		t.Errorf("got %s", out)
+	}
+	if out, _ := tokensCommand(t, g, 0, "--failing", "--value", "acme"); out != "no failing token is in such a state or has such a value\n" {
 		t.Errorf("got %s", out)
 	}
 	if out, _ := tokensCommand(t, g, 0, "--state", "expired"); out != "no token is in such a state or has such a value\n" {
@@ -184,7 +190,7 @@ URL/token  app  fresh  in TIME  -  ID
 func TestTokensTellsWhatToWrite(t *testing.T) {
 	g := gatewaytest.StartWithAdmin(t, "respond nothing")
 	for args, want := range map[string]string{
-		"--state broken": "there is no state", "--limit -1": "limit: not a number", "--interval 5s": "--interval is for --watch", "--watch --interval 0s": "write one such as 5s",
+		"--state broken": "there is no state", "--limit -1": "limit: not a number", "--failing=maybe": "invalid argument", "--interval 5s": "--interval is for --watch", "--watch --interval 0s": "write one such as 5s",
 		"--watch 5s": "unknown command", "--address 127.0.0.1:1-9": "has several ports",
 	} {
 		if out, errors := tokensCommand(t, g, 1, strings.Fields(args)...); out != "" && !strings.HasPrefix(out, "Usage:") || !strings.Contains(errors, want) {

@@ -206,13 +206,13 @@ func TestOperationsFindsTheTenantThatFails(t *testing.T) {
 			t.Fatalf("%s gets %d, want %d", tenant, a.Status, status)
 		}
 	}
-	console.printed(tokensCommand(t, g, 0, "--state", "none,expired"))
+	console.printed(tokensCommand(t, g, 0, "--failing"))
 	console.everythingWasPrinted()
 	if out := tokensCommand(t, g, 0, "--value", "globex"); !strings.Contains(out, "X-Tenant=globex") || strings.Contains(out, "acme") {
 		t.Errorf("got %s", out)
 	}
 	var list gatewaytest.TokenList
-	gatewaytest.DecodeStrictly(t, g.Ask(http.MethodGet, "tokens?state=none&state=expired").Body, &list)
+	gatewaytest.DecodeStrictly(t, g.Ask(http.MethodGet, "tokens?failing=true").Body, &list)
 	if len(list.Tokens) != 1 || !list.Tokens[0].Failing || list.Tokens[0].Values["http.request.header.X-Tenant"] != "globex" || list.Tokens[0].LastError.Error != "invalid_client" {
 		t.Errorf("got %+v", list)
 	}
