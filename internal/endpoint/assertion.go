@@ -134,15 +134,22 @@ type assertionClaims struct {
 	ID       string `json:"jti"`
 	IssuedAt int64  `json:"iat"`
 	Expiry   int64  `json:"exp"`
+
+	// Entra ID, which knows keys by their certificates, documents it. Others can refuse it if clocks differ.
+	NotBefore int64 `json:"nbf,omitempty"`
 }
 
 // sign makes the client's assertion for one attempt. The next attempt needs another, as a server may accept each
 // jti only once.
 func (a Assertion) sign(r Request, now time.Time) (string, error) {
-	return a.signClaims(a.typ, r.ClientSecret, assertionClaims{
+	claims := assertionClaims{
 		Issuer: r.ClientID, Subject: r.ClientID, Audience: cmp.Or(a.audience, r.Issuer, r.Endpoint), ID: rand.Text(),
 		IssuedAt: now.Unix(), Expiry: now.Add(a.lifetime).Unix(),
-	})
+	}
+	if a.named != "" {
+		claims.NotBefore = claims.IssuedAt
+	}
+	return a.signClaims(a.typ, r.ClientSecret, claims)
 }
 
 // signClaims makes a JWT with the key, or with the secret if there is no key.

@@ -106,7 +106,10 @@ func TestCertificateIsInTheHeaderOfAssertions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			header, _ := servertest.OpenJWT(t, assertion, keys["RSA"].Public())
+			header, claims := servertest.OpenJWT(t, assertion, keys["RSA"].Public())
+			if claims["nbf"] != claims["iat"] {
+				t.Errorf("the claims are %v", claims)
+			}
 			jwk := jose.JSONWebKey{Key: keys["RSA"].Public(), Certificates: key.certificates[:1]}
 			sha1Sum, err1 := certificateThumbprint(jwk)
 			sha256Sum := key.thumbprint()
