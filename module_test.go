@@ -187,6 +187,7 @@ func TestProvisionRefuses(t *testing.T) {
 		{"assertion of a variable that is not set", configWithClient("client_assertion {env.OAUTH_CC_TEST_NOTHING}"), []string{"client_assertion: placeholder {env.OAUTH_CC_TEST_NOTHING} is empty", "set the variable"}},
 		{"assertion of two placeholders", configWithClient("client_assertion {file." + missing + "}{http.request.header.X-A}"), []string{"client_assertion: a placeholder has something beside it", "write one placeholder alone"}},
 		{"scope_claim without a scope", configWithClient("client_id app", "signing_key "+keyFile, "grant jwt_bearer {\nscope_claim\n}"), []string{"grant: scope_claim: there is no scope", "write scope"}},
+		{"file without a path", configWithClient("client_id app", "client_secret {http.request.uri.path.file.secret}"), []string{"client_secret: placeholder {file.secret} is short for a part of the request's path", "write its path: {file./path/to/secret} or {file./secret}"}},
 		{"placeholder of nothing in an assertion", configWithClient("client_assertion {nothing}"), []string{"client_assertion: unknown placeholder"}},
 
 		{"grant of another kind", jsonWith(`"grant":{"type":"saml2_bearer"}`), []string{"grant: unknown type \"saml2_bearer\"", "use jwt_bearer"}},
@@ -686,10 +687,9 @@ func TestGrantKeyTellsNeighbouringFieldsApart(t *testing.T) {
 	one := func(name string, values ...string) map[string][]string { return map[string][]string{name: values} }
 	requests := []endpoint.Request{
 		{},
-		{ClientID: "ab", ClientSecret: "c"},
-		{ClientID: "a", ClientSecret: "bc"},
+		{ClientID: "ab", AuthMethod: "c"},
+		{ClientID: "a", AuthMethod: "bc"},
 		{ClientID: "abc"},
-		{ClientSecret: "abc"},
 		{Endpoint: "a", ClientID: "bc"},
 		{AuthMethod: "ab", Format: "c"},
 		{AuthMethod: "a", Format: "bc"},

@@ -18,6 +18,7 @@ import (
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
 
 // A reload keeps the tokens, of a table of the same size.
@@ -277,4 +278,29 @@ func TestScenarioReloads(t *testing.T) {
 	if goroutinesAfter > goroutinesBefore+5 || growth > 16<<10 {
 		t.Errorf("%d goroutines more, %.0f bytes more per reload", goroutinesAfter-goroutinesBefore, growth)
 	}
+}
+
+// A secret that is replaced in its file leaves the token in use, also when the configuration is loaded again: the new secret
+// can be wrong, or the endpoint be down.
+func TestReloadAfterARotationKeepsTheToken(t *testing.T) {
+	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
+	secret := filepath.Join(t.TempDir(), "secret")
+	servertest.WriteFile(t, secret, "first")
+	site := strings.Replace(endpoint.Options(), "s3cret-canary", "{file."+secret+"}", 1) + upstream.Proxy()
+	g := gatewaytest.Start(t, site)
+	gatewaytest.CheckAnswer(t, g.Get("/"), 200, "GET / with token-1")
+	servertest.WriteFile(t, secret, "second")
+	endpoint.SetAnswer(gatewaytest.RefuseClients)
+	g.Reload(site + "# another configuration\n")
+	gatewaytest.CheckAnswer(t, g.Get("/"), 200, "GET / with token-1")
+
+	// The next token request has the new one.
+	endpoint.SetAnswer(func(w http.ResponseWriter, r *http.Request, _ int) {
+		if _, password, _ := r.BasicAuth(); password != "second" {
+			t.Errorf("the endpoint got %q", password)
+		}
+		endpoint.Grant(w)
+	})
+	upstream.Revoke("token-1")
+	gatewaytest.CheckAnswer(t, g.Get("/"), 200, "GET / with token-2")
 }

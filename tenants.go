@@ -137,11 +137,17 @@ var unfit = []struct{ name, reason string }{
 	{"http.oauth_cc.", "has no value yet"},
 }
 
+// shorthandFile is what a Caddyfile makes of {file.*}, unless a slash follows.
+const shorthandFile = "http.request.uri.path.file."
+
 // checkRequestPlaceholder refuses placeholders that can't choose a grant, or that would let a client choose
 // where the credential is sent. mapped are those that a map sets, with all that they can be.
 func checkRequestPlaceholder(use placeholderUse, mapped func() map[string][]string) error {
 	if !isRequestPlaceholder(use.name) && mapped()[use.name] == nil {
 		return unknownPlaceholder(use)
+	}
+	if file, ok := strings.CutPrefix(use.name, shorthandFile); ok && file != "base" && file != "ext" {
+		return fmt.Errorf("placeholder {file.%s} is short for a part of the request's path in a Caddyfile; to read the file, write its path: {file./path/to/%s} or {file./%[1]s}", file, file)
 	}
 	for _, u := range unfit {
 		if use.name == u.name || strings.HasSuffix(u.name, ".") && strings.HasPrefix(use.name, u.name) {

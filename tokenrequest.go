@@ -176,8 +176,10 @@ func hasClientCertificate(t *reverseproxy.HTTPTransport) bool {
 // grantKey identifies the token of this configuration. Beside what the token request says it covers how the
 // endpoint is reached and trusted, with which client certificate, and where the values are read from: two
 // handlers share a token only as long as they would also share a rotated credential, or another scope from
-// the same file.
+// the same file. Of a secret and a signing key only that counts: when they are replaced where they are read from, the
+// token stays in use, with a reload as without one.
 func (q *tokenRequest) grantKey(r endpoint.Request) (endpoint.GrantKey, error) {
+	r.ClientSecret, r.Assertion = q.h.ClientSecret, q.template().Assertion
 	transport, err := json.Marshal(q.h.Transport)
 	if err != nil {
 		return endpoint.GrantKey{}, fmt.Errorf("transport: %w", err)

@@ -156,7 +156,7 @@ func (t Token) remarks(now time.Time, hasTwin bool) []string {
 		remark("audience", strings.Join(t.Audience, " "))
 		remark("resource", strings.Join(t.Resource, " "))
 	}
-	if t.RejectedSince != nil {
+	if t.RejectedSince != nil && t.State != "expired" { // the API can only reject those
 		lines = append(lines, "the upstream rejects the token, first "+ago(*t.RejectedSince, now))
 	}
 	if t.Fetches == 0 && !t.Fetching && t.State == tokencache.StateNone.String() {

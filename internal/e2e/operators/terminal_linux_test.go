@@ -121,13 +121,13 @@ func TestWatchRedrawsTheTerminal(t *testing.T) {
 		}
 		return strings.TrimSuffix(lines.Text(), "\r")
 	}
-	// The line with the time, an empty one, and two of four: five would scroll.
+	// The line with the time, an empty one, and two of four: five would scroll. Each is erased before it is written.
 	for frame, before := range []string{"\x1b[2J\x1b[H", "\x1b[J\x1b[H", "\x1b[J\x1b[H"} {
-		if head := next(); !strings.HasPrefix(head, before) || !strings.HasSuffix(head, "  every 1ms, Ctrl-C ends it\x1b[K") {
+		if head := next(); !strings.HasPrefix(head, before+"\x1b[K") || !strings.HasSuffix(head, "  every 1ms, Ctrl-C ends it") {
 			t.Errorf("frame %d begins with %q", frame, head)
 		}
-		for i, want := range []string{"", "1 token: 1 none", "… 3 more lines; --state and --value show fewer tokens"} {
-			if got := next(); got != want+"\x1b[K" {
+		for i, want := range []string{"", "1 token: 1 none", "… 3 more lines; --failing, --state and --value show fewer tokens"} {
+			if got := next(); got != "\x1b[K"+want {
 				t.Errorf("frame %d, line %d: got %q, want %q", frame, i, got, want)
 			}
 		}
