@@ -3,6 +3,7 @@ package endpoint
 import (
 	"bytes"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -43,6 +44,9 @@ const maxCertificateFile = 1 << 20
 // after the other, and don't belong together in between.
 const certificateSettleTime = 5 * time.Second
 
+// maxClockSkew is how much later than now a certificate may begin: the clock of who has issued it can be ahead.
+const maxClockSkew = time.Minute
+
 // Read returns the pair in the files, or else the last usable one: files that are just being replaced must
 // not cause an outage. stale says, once, why the pair is not the one in the files, but not before that has
 // lasted for 5 seconds. err is for files that never had a usable pair.
@@ -77,11 +81,25 @@ func (f *CertificateFiles) readUsable() (*ClientCertificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s and %s: %w", f.CertificatePath, f.KeyPath, err)
 	}
-	now := time.Now()
-	if ended := parsed.Leaf.NotAfter; f.pair != nil && now.After(ended) && now.Before(f.pair.TLS.Leaf.NotAfter) {
-		return nil, fmt.Errorf("%s: the certificate ended on %s, before the one in use", f.CertificatePath, ended.UTC().Format(time.RFC3339))
+	if err := f.whyWorse(parsed.Leaf, time.Now()); err != nil {
+		return nil, err
 	}
 	return &ClientCertificate{TLS: parsed, Certificate: string(read.certificate), Key: read.key}, nil
+}
+
+// whyWorse says why the certificate in use, if it is valid, is better than the one in the file.
+func (f *CertificateFiles) whyWorse(next *x509.Certificate, now time.Time) error {
+	switch {
+	case f.pair == nil || now.After(f.pair.TLS.Leaf.NotAfter):
+		return nil
+	case now.After(next.NotAfter):
+		return fmt.Errorf("%s: the certificate ended on %s, before the one in use", f.CertificatePath, next.NotAfter.UTC().Format(time.RFC3339))
+	case next.NotBefore.Sub(now) > maxClockSkew && now.After(f.pair.TLS.Leaf.NotBefore):
+		return fmt.Errorf("%s: the certificate is only valid from %s on, and the one in use is valid now",
+			f.CertificatePath, next.NotBefore.UTC().Format(time.RFC3339))
+	default:
+		return nil
+	}
 }
 
 // filesRead is the content of both files.

@@ -122,6 +122,10 @@ func TestCertificateThatCannotBeUsedLeavesTheOneBefore(t *testing.T) {
 			servertest.WriteFile(f.t, f.CertificatePath, strings.Repeat("\n", maxCertificateFile+1))
 		}, []string{"tls.crt: the file is larger than 1 MiB"}},
 		"expired": {func(f *rotatedFiles) { f.put(f.issue(-time.Minute)) }, []string{"tls.crt: the certificate ended on 19", "before the one in use"}},
+		"not valid yet": {func(f *rotatedFiles) {
+			begin := time.Now().Add(2 * time.Hour)
+			f.put(f.ca.ClientPair(f.t, "app", begin, begin.Add(time.Hour)))
+		}, []string{"tls.crt: the certificate is only valid from 2000-01-01T0", ":00Z on, and the one in use is valid now"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -165,6 +169,42 @@ func TestExpiredCertificateReplacesAnExpiredOne(t *testing.T) {
 		f.read()
 		time.Sleep(2 * time.Hour)
 		certificate, key := f.issue(-time.Minute)
+		f.put(certificate, key)
+		f.want(certificate)
+	})
+}
+
+// It needs no further change of the files, and does not wait for its day when the one in use has expired.
+func TestCertificateThatIsNotValidYetIsTakenLater(t *testing.T) {
+	for name, test := range map[string]struct{ begins, taken time.Duration }{
+		"while the one in use is valid":    {30 * time.Minute, 29 * time.Minute}, // clocks differ by a minute
+		"after the one in use has expired": {24 * time.Hour, time.Hour + time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newRotatedFiles(t)
+				before, _ := f.read()
+				begin := time.Now().Add(test.begins)
+				certificate, key := f.ca.ClientPair(t, "app", begin, begin.Add(time.Hour))
+				f.put(certificate, key)
+				f.want(before)
+				time.Sleep(test.taken - 2*time.Second)
+				if got, _ := f.read(); got != before {
+					t.Error("the certificate is taken too early")
+				}
+				time.Sleep(2 * time.Second)
+				f.want(certificate)
+			})
+		})
+	}
+}
+
+func TestCertificateOfAClockThatIsAheadIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newRotatedFiles(t)
+		f.read()
+		begin := time.Now().Add(maxClockSkew)
+		certificate, key := f.ca.ClientPair(t, "app", begin, begin.Add(time.Hour))
 		f.put(certificate, key)
 		f.want(certificate)
 	})
