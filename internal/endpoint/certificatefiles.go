@@ -111,20 +111,27 @@ type filesRead struct {
 var errFilesHang = errors.New("the files could not be read in time; they may be on a mount that hangs")
 
 // readInTime reads the files. A mount that hangs is no reason to go without the pair that is in memory, so it
-// waits no longer than f.Patience, and does not start another read while one hangs. What that one finds
-// counts at the next call. The first time, it waits as long as it takes, as Caddy does for the same files.
+// waits no longer than f.Patience, and does not start another read while one hangs. The files may have changed
+// since a read that ended after that. It counts only if the next read takes too long as well: it is still newer
+// than the pair in memory. The first time, readInTime waits as long as it takes, as Caddy does for the same files.
 func (f *CertificateFiles) readInTime() filesRead {
 	if f.pair == nil {
 		return f.readFiles()
 	}
-	patience := f.Patience
-	if f.reading == nil {
-		f.reading = make(chan filesRead, 1)
-		go func(done chan<- filesRead) { done <- f.readFiles() }(f.reading)
-	} else {
-		patience = 0 // it has been waited for
+	late := filesRead{err: errFilesHang}
+	if f.reading != nil {
+		select {
+		case read := <-f.reading:
+			if read.err == nil {
+				late = read
+			}
+		default:
+			return late // it has been waited for
+		}
 	}
-	timeout := time.NewTimer(patience)
+	f.reading = make(chan filesRead, 1)
+	go func(done chan<- filesRead) { done <- f.readFiles() }(f.reading)
+	timeout := time.NewTimer(f.Patience)
 	defer timeout.Stop()
 	select {
 	case read := <-f.reading:
@@ -137,7 +144,7 @@ func (f *CertificateFiles) readInTime() filesRead {
 		f.reading = nil
 		return read
 	default:
-		return filesRead{err: errFilesHang}
+		return late
 	}
 }
 
