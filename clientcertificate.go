@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"sync/atomic"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"golang.org/x/net/http2"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
 )
@@ -52,7 +55,9 @@ func (c *clientCertificate) look() (pair *endpoint.ClientCertificate, stale, err
 	}
 	c.inUse.Store(pair)
 	if c.transport != nil {
-		c.transport.renew()
+		if err := c.transport.renew(); err != nil {
+			return nil, nil, fmt.Errorf("transport: %w", err)
+		}
 	}
 	return pair, stale, nil
 }
@@ -79,47 +84,88 @@ func (c *clientCertificate) forServer(server *tls.CertificateRequestInfo) (*tls.
 
 // endpointTransport is Caddy's HTTP transport for requests of the gateway's own.
 type endpointTransport struct {
-	current atomic.Pointer[reverseproxy.HTTPTransport]
+	current atomic.Pointer[connections]
+}
+
+// connections are those that are made with one certificate.
+type connections struct {
+	*reverseproxy.HTTPTransport
+	retired atomic.Bool // no further requests are wanted
 }
 
 // newEndpointTransport uses a transport that is provisioned.
 func newEndpointTransport(t *reverseproxy.HTTPTransport) *endpointTransport {
 	transport := new(endpointTransport)
-	transport.current.Store(t)
+	transport.current.Store(&connections{HTTPTransport: t})
 	return transport
 }
 
 // RoundTrip puts a replacer into the request's context, with which the transport resolves the placeholders of its
 // options.
 func (t *endpointTransport) RoundTrip(req *http.Request) (*http.Response, error) {
-	res, err := t.current.Load().RoundTrip(req.WithContext(
+	c := t.current.Load()
+	res, err := c.HTTPTransport.RoundTrip(req.WithContext(
 		context.WithValue(req.Context(), caddy.ReplacerCtxKey, caddy.NewReplacer())))
-	if dial, ok := errors.AsType[reverseproxy.DialError](err); ok {
-		return nil, &endpoint.DialError{Text: dial.Error()}
+	if err != nil {
+		c.requestEnded()
+		if dial, ok := errors.AsType[reverseproxy.DialError](err); ok {
+			return nil, &endpoint.DialError{Text: dial.Error()}
+		}
+		return nil, err
 	}
-	return res, err
+	res.Body = answerBody{res.Body, c}
+	return res, nil
+}
+
+// answerBody is the body of an answer. The request ends when it is closed.
+type answerBody struct {
+	io.ReadCloser
+	connections *connections
+}
+
+func (b answerBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.connections.requestEnded()
+	return err
+}
+
+// retire closes the connections when they have nothing to do: the idle ones now.
+func (c *connections) retire() {
+	c.retired.Store(true)
+	c.Transport.CloseIdleConnections()
+}
+
+// requestEnded is called after each request. Without it, a connection over HTTP/2 that was in use when the certificate
+// was replaced would stay open.
+func (c *connections) requestEnded() {
+	if c.retired.Load() {
+		c.Transport.CloseIdleConnections()
+	}
 }
 
 // renew has requests from now on use new connections: a certificate is shown only when one is made. The connections
 // before are closed when they have nothing to do. To close the idle ones is not enough: over HTTP/2, a connection
 // that is in use would be used for further requests.
-func (t *endpointTransport) renew() {
+func (t *endpointTransport) renew() error {
 	before := t.current.Load()
-	next := *before
+	next := *before.HTTPTransport
 	next.Transport = before.Transport.Clone()
 	if _, speaksHTTP2 := before.Transport.TLSNextProto["h2"]; speaksHTTP2 {
-		next.Transport.TLSNextProto = nil // it leads to the connections before
-		next.Transport.Protocols = new(http.Protocols)
-		next.Transport.Protocols.SetHTTP1(true)
-		next.Transport.Protocols.SetHTTP2(true)
+		// What it has leads to the connections before. This is how Caddy makes it: what Protocols has, which is
+		// for h2c, would turn off HTTP/1.1 over TLS if net/http made it.
+		next.Transport.TLSNextProto = nil
+		if err := http2.ConfigureTransport(next.Transport); err != nil { //nolint:staticcheck // as Caddy does
+			return err
+		}
 	}
-	t.current.Store(&next)
-	before.Transport.CloseIdleConnections()
+	t.current.Store(&connections{HTTPTransport: &next})
+	before.retire()
+	return nil
 }
 
-// closeIdle closes the connections that have nothing to do. Nil if the transport was never provisioned.
-func (t *endpointTransport) closeIdle() {
+// close closes the connections when they have nothing to do. Nil if the transport was never provisioned.
+func (t *endpointTransport) close() {
 	if t != nil {
-		t.current.Load().Transport.CloseIdleConnections()
+		t.current.Load().retire()
 	}
 }

@@ -3,7 +3,9 @@ package oauthcc
 import (
 	"crypto/tls"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,10 +13,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/fleet"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/storagetest"
 )
@@ -192,6 +196,112 @@ func TestConnectionInUseIsNotUsedForTheNextCertificate(t *testing.T) {
 	<-slow
 	if got := <-seen; got != "HTTP/2.0 "+string(before.TLS.Certificate[0]) {
 		t.Errorf("the request in progress has come with %.9q", got)
+	}
+}
+
+// Each certificate's connection is in use when the next one comes, and the last one's when the configuration ends.
+func TestConnectionsOfReplacedCertificatesAreClosed(t *testing.T) {
+	f := newCertificateFolder(t)
+	f.put(24 * time.Hour)
+	hold := make(chan struct{})
+	opened, closed := make(chan struct{}, 10), make(chan struct{}, 10)
+	server := f.ca.Unstarted(t, f.ca.Server(t, "127.0.0.1", time.Now().Add(time.Hour)), http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = http.NewResponseController(w).Flush()
+		<-hold
+	}), tls.RequireAndVerifyClientCert)
+	server.EnableHTTP2 = true
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened <- struct{}{}
+		}
+		if state == http.StateClosed {
+			closed <- struct{}{}
+		}
+	}
+	server.StartTLS()
+	h := f.client()
+	h.Transport.TLS.InsecureSkipVerify = true
+	h.Transport.KeepAlive = &reverseproxy.KeepAlive{IdleConnTimeout: caddy.Duration(time.Hour)}
+	h = handlerInMemory(t, h)
+	var answers []*http.Response
+	for range 5 {
+		f.put(24 * time.Hour)
+		if _, err := h.request.resolveWithin(t.Context(), nil); err != nil {
+			t.Fatal(err)
+		}
+		answers = append(answers, roundTrip(t, h.tokens.transport, server.URL))
+	}
+	if err := h.Cleanup(); err != nil {
+		t.Error(err)
+	}
+	close(hold)
+	for _, res := range answers {
+		if _, err := io.Copy(io.Discard, res.Body); err != nil || res.ProtoMajor != 2 {
+			t.Errorf("%s, %v", res.Proto, err)
+		}
+		res.Body.Close()
+	}
+	if len(opened) != len(answers) {
+		t.Errorf("%d connections for %d certificates", len(opened), len(answers))
+	}
+	for range answers {
+		gatewaytest.AwaitSignal(t, "the end of a connection", closed)
+	}
+}
+
+// roundTrip makes a request. The caller closes the answer's body.
+func roundTrip(t *testing.T, transport http.RoundTripper, url string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := transport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+// The versions that Caddy was told of are spoken with each certificate.
+func TestProtocolStaysWithTheNextCertificate(t *testing.T) {
+	cleartext := httptest.NewUnstartedServer(http.NotFoundHandler())
+	cleartext.Config.Protocols = new(http.Protocols)
+	cleartext.Config.Protocols.SetHTTP1(true)
+	cleartext.Config.Protocols.SetUnencryptedHTTP2(true)
+	cleartext.Start()
+	t.Cleanup(cleartext.Close)
+	ca := servertest.NewCA(t)
+	encrypted := func(speaksHTTP2 bool) string {
+		server := ca.Unstarted(t, ca.Server(t, "127.0.0.1", time.Now().Add(time.Hour)), http.NotFoundHandler(), tls.NoClientCert)
+		server.EnableHTTP2 = speaksHTTP2
+		server.StartTLS()
+		return server.URL
+	}
+	for name, test := range map[string]struct {
+		versions, url, want string
+	}{
+		"h2c":                    {`["h2c","2"]`, cleartext.URL, "HTTP/2.0"},
+		"h2c, over TLS":          {`["h2c","2"]`, encrypted(true), "HTTP/2.0"},
+		"h2c, TLS with HTTP/1.1": {`["h2c","2"]`, encrypted(false), "HTTP/1.1"},
+		"HTTP/2":                 {`["1.1","2"]`, encrypted(true), "HTTP/2.0"},
+		"HTTP/1.1 only":          {`["1.1"]`, encrypted(true), "HTTP/1.1"},
+		"cleartext":              {`["1.1","2"]`, cleartext.URL, "HTTP/1.1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			transport := caddyTransport(t, `{"tls":{"insecure_skip_verify":true},"versions":`+test.versions+`}`).(*endpointTransport)
+			t.Cleanup(transport.close)
+			for range 3 {
+				res := roundTrip(t, transport, test.url)
+				res.Body.Close()
+				if res.Proto != test.want {
+					t.Errorf("got %s", res.Proto)
+				}
+				if err := transport.renew(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
 	}
 }
 

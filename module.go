@@ -437,7 +437,7 @@ func (h *Handler) Cleanup() error {
 	if h.Transport != nil {
 		errs = append(errs, h.Transport.Cleanup())
 	}
-	h.tokens.transport.closeIdle()
+	h.tokens.transport.close()
 	return errors.Join(errs...)
 }
 
