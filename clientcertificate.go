@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,6 +27,11 @@ type clientCertificate struct {
 	transport *endpointTransport        // nil until it is provisioned
 
 	inUse atomic.Pointer[endpoint.ClientCertificate] // nil until the first look
+
+	// The look that tells why the files can't be used. Token requests can be a day apart.
+	mu      sync.Mutex
+	again   *time.Timer // nil without
+	stopped bool
 }
 
 // newClientCertificate returns nil if the transport, which can be nil, has no certificate in a file.
@@ -60,6 +66,43 @@ func (c *clientCertificate) look() (pair *endpoint.ClientCertificate, stale, err
 		}
 	}
 	return pair, stale, nil
+}
+
+// lookAgainAfter has f called later, unless that is planned already.
+func (c *clientCertificate) lookAgainAfter(wait time.Duration, f func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.again != nil || c.stopped {
+		return
+	}
+	c.again = time.AfterFunc(wait, func() {
+		c.mu.Lock()
+		stopped := c.stopped
+		c.again = nil
+		c.mu.Unlock()
+		if !stopped {
+			f()
+		}
+	})
+}
+
+// stop ends the looks of its own. c can be nil.
+func (c *clientCertificate) stop() {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stopped = true
+	if c.again != nil {
+		c.again.Stop()
+	}
+}
+
+func (c *clientCertificate) isStopped() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.stopped
 }
 
 // showFrom has the transport show the certificate that is in use at each handshake.

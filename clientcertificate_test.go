@@ -78,6 +78,52 @@ func TestReplacedCertificateEndsThePause(t *testing.T) {
 	})
 }
 
+// Tokens are valid for an hour: the next token request is far away.
+func TestUnusableCertificateIsToldOfWithoutARequest(t *testing.T) {
+	for name, test := range map[string]struct {
+		meanwhile func(f certificateFolder, g *virtualGateway)
+		want      int // warnings
+	}{
+		"it stays so":        {func(certificateFolder, *virtualGateway) {}, 1},
+		"it was in progress": {func(f certificateFolder, _ *virtualGateway) { f.put(48 * time.Hour) }, 0},
+		"the configuration ends": {func(_ certificateFolder, g *virtualGateway) {
+			if err := g.Cleanup(); err != nil {
+				t.Error(err)
+			}
+		}, 0},
+		"a request is being made": {func(_ certificateFolder, g *virtualGateway) {
+			g.request.resolving <- struct{}{}
+			time.AfterFunc(time.Minute, func() { <-g.request.resolving })
+		}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := newCertificateFolder(t)
+				f.put(365 * 24 * time.Hour)
+				g := newVirtualGateway(t, f.client())
+				told := func() int {
+					return g.logs.FilterMessage("the client certificate can't be used; the previous one stays in use").Len()
+				}
+				servertest.WriteFile(t, f.keyFile(), "not a key")
+				g.mustGet()
+				before := g.request.certificate.inUse.Load()
+				time.Sleep(4 * time.Second)
+				if told() != 0 {
+					t.Error("told too early")
+				}
+				test.meanwhile(f, g)
+				time.Sleep(10 * time.Minute)
+				if n := told(); n != test.want {
+					t.Errorf("told %d times, want %d", n, test.want)
+				}
+				if isNew := g.request.certificate.inUse.Load() != before; isNew != (name == "it was in progress") {
+					t.Errorf("another certificate is in use: %t", isNew)
+				}
+			})
+		})
+	}
+}
+
 // A fetch that is refused with the certificate before is made again with the one that has come meanwhile.
 func TestCertificateReplacedDuringAFetch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -93,6 +93,7 @@
 //
 //	directory.mu (directory.go)               the list of handlers in this process
 //	certificates.mu (certificates.go)         the certificates that a handler uses
+//	clientCertificate.mu (clientcertificate.go)  the next look at its files
 //	certificateWarnings.mu (certificates.go)  when certificates were warned of
 //	Discovery.mu (endpoint)                   which fetch reads an issuer's metadata
 //	nonces.mu (dpop)                          the nonces of one side, by origin

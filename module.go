@@ -414,11 +414,12 @@ func (h *Handler) provisionMaxTokens() error {
 	return nil
 }
 
-// Cleanup stops the keeper and the sweep of the storage, gives back what Provision acquired, and closes idle
+// Cleanup stops the keeper, looks at the certificate and the sweep of the storage, gives back what Provision acquired, and closes idle
 // connections to the token endpoint. The pool keeps the grant as long as another configuration uses it.
 func (h *Handler) Cleanup() error {
 	handlers.remove(h)
 	h.keeper.Stop()
+	h.request.certificate.stop()
 	h.tokens.sharing.Stop()
 	// Each is given back once. Requests in flight still use the grant and the metrics: their fields stay set.
 	var errs []error

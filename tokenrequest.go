@@ -114,12 +114,27 @@ func (q *tokenRequest) withCertificate(r endpoint.Request) (endpoint.Request, er
 		return r, err
 	}
 	o := &q.h.reporter
-	if stale != nil {
+	if stale != nil && !q.certificate.isStopped() {
 		o.logger.Warn("the client certificate can't be used; the previous one stays in use", o.grantFields(zap.Error(stale))...)
+	}
+	if left, ok := q.certificate.files.Settling(); ok {
+		q.certificate.lookAgainAfter(left, q.lookAtCertificate)
 	}
 	o.certificates.put(newCertificate(certificateOfClient, q.certificate.files.CertificatePath, pair.TLS.Leaf))
 	r.Certificate, r.CertificateKey = pair.Certificate, pair.Key
 	return r, nil
+}
+
+// lookAtCertificate looks at the client certificate between token requests. If placeholders are being resolved, those
+// who do that look. It comes back a second later, since they may have read the files too early to tell.
+func (q *tokenRequest) lookAtCertificate() {
+	select {
+	case q.resolving <- struct{}{}:
+		_, _ = q.withCertificate(endpoint.Request{}) // the files have had a usable pair, so there is no error
+		<-q.resolving
+	default:
+		q.certificate.lookAgainAfter(changeLookup, q.lookAtCertificate)
+	}
 }
 
 // resolveGrant returns the grant with its placeholders resolved.

@@ -68,6 +68,15 @@ func (f *CertificateFiles) Read() (pair *ClientCertificate, stale, err error) {
 	return f.pair, stale, nil
 }
 
+// Settling returns how long it takes until Read says why the files can't be used. ok is false if it has nothing to
+// say, or has said something.
+func (f *CertificateFiles) Settling() (left time.Duration, ok bool) {
+	if f.unusableSince.IsZero() || f.reported != "" {
+		return 0, false
+	}
+	return certificateSettleTime - time.Since(f.unusableSince), true
+}
+
 // readUsable returns the pair in the files. It does not parse the same content again.
 func (f *CertificateFiles) readUsable() (*ClientCertificate, error) {
 	read := f.readInTime()
