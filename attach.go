@@ -144,7 +144,6 @@ func (c *carrier) hasClientToken(r *http.Request) bool {
 // token's header field in Connection would have the proxy strip our token as well (RFC 9110 §7.6.1).
 func (c *carrier) removeClientToken(r *http.Request) {
 	c.detach(r.Header)
-	c.removeLookalikes(r.Header)
 	lines := r.Header["Connection"]
 	if !slices.ContainsFunc(lines, c.namesOwn) {
 		return
@@ -167,22 +166,6 @@ func (c *carrier) removeClientToken(r *http.Request) {
 		return
 	}
 	r.Header["Connection"] = kept
-}
-
-// hyphens makes field names equal that are the same variable behind CGI, WSGI, PHP and their like.
-var hyphens = strings.NewReplacer("_", "-", ".", "-")
-
-// removeLookalikes takes away X_Api_Token where X-Api-Token carries the token. Caddy does so for all fields, but not
-// before v2.11.5.
-func (c *carrier) removeLookalikes(header http.Header) {
-	if !strings.Contains(c.header, "-") {
-		return
-	}
-	for name := range header {
-		if len(name) == len(c.header) && strings.EqualFold(hyphens.Replace(name), c.header) {
-			delete(header, name)
-		}
-	}
 }
 
 // namesOwn reports whether a line of Connection has the name of a field that no client can send.

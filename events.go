@@ -28,7 +28,7 @@ type eventQueue struct {
 func newEventQueue() *eventQueue { return &eventQueue{waiting: make(chan event, maxEvents)} }
 
 // emit queues an event. It doesn't wait for the event's handlers: requests and fetches go on meanwhile. data is
-// called later, when the event is emitted.
+// called later, if anybody has subscribed.
 func (o *reporter) emit(name string, data func() map[string]any) {
 	if o.eventQueue == nil {
 		return
@@ -98,7 +98,9 @@ func (o *reporter) runEvents() {
 				o.handOver(e)
 				return
 			}
-			o.events.Emit(o.ctx, e.name, e.data())
+			if o.events.ShouldEmit(e.name) {
+				o.events.Emit(o.ctx, e.name, e.data())
+			}
 		case <-o.ctx.Done():
 			o.handOver()
 			return
