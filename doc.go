@@ -91,17 +91,17 @@
 //
 // Each of the others is taken alone:
 //
-//	directory.mu (directory.go)               the list of handlers in this process
-//	certificates.mu (certificates.go)         the certificates that a handler uses
+//	directory.mu (directory.go)                  the list of handlers in this process
+//	certificates.mu (certificates.go)            the certificates that a handler uses
 //	clientCertificate.mu (clientcertificate.go)  the next look at its files
-//	certificateWarnings.mu (certificates.go)  when certificates were warned of
-//	Discovery.mu (endpoint)                   which fetch reads an issuer's metadata
-//	nonces.mu (dpop)                          the nonces of one side, by origin
-//	health.mu (fleet)                         what failed in a storage
-//	sweeper.mu (fleet)                        when a storage is swept
-//	answers.mu (replay)                       what the upstreams of an attempt have answered
-//	attempt.mu (replay)                       what ends with an attempt
-//	shownVariables.mu (replay)                the variables that are copied for placeholders
+//	certificateWarnings.mu (certificates.go)     when certificates were warned of
+//	Discovery.mu (endpoint)                      which fetch reads an issuer's metadata
+//	nonces.mu (dpop)                             the nonces of one side, by origin
+//	health.mu (fleet)                            what failed in a storage
+//	sweeper.mu (fleet)                           when a storage is swept
+//	answers.mu (replay)                          what the upstreams of an attempt have answered
+//	attempt.mu (replay)                          what ends with an attempt
+//	shownVariables.mu (replay)                   the variables that are copied for placeholders
 //
 // counting makes sure that no metrics are made while the last ones with the same labels are being removed. It
 // is held while its pool makes or destructs metrics. Both locks are held while Prometheus adds or deletes

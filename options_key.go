@@ -145,10 +145,9 @@ type noAssertionYetError struct{ error }
 
 // resolveClientAssertion returns the assertion that somebody else has made, without white space around it.
 func (q *tokenRequest) resolveClientAssertion(request standIn) (string, error) {
-	const option = "client_assertion"
 	written := q.h.ClientAssertion.Value
 	p := placeholders{repl: caddy.NewReplacer(), request: request}
-	value := strings.TrimSpace(p.perRequest(option, written))
+	value := strings.TrimSpace(p.perRequest("client_assertion", written))
 	err := p.err
 	isFile := strings.HasPrefix(written, "{"+filePlaceholder)
 	if err == nil && value == "" {

@@ -70,16 +70,8 @@ func (q *tokenRequest) record(use placeholderUse) {
 	p.urlPart = p.urlPart || use.place.url
 	p.word = p.word || use.place.word
 	p.wholeURL = p.wholeURL || use.option == "token_endpoint" && use.place.whole
-	if q.hides(use) {
-		p.secret = true
-		if claim := grantClaims[use.option]; claim != "" {
-			q.hiddenClaims = appendNew(q.hiddenClaims, claim)
-		}
-	}
+	p.secret = p.secret || q.hides(use)
 }
-
-// grantClaims are the claims that options of a grant write.
-var grantClaims = map[string]string{"grant.issuer": "iss", "grant.subject": "sub", "grant.audience": "aud"}
 
 // hides reports whether the placeholder's value can be a credential: the client's, in a parameter, a header
 // field or the endpoint's query, or that of the sender of the request.

@@ -30,7 +30,6 @@ type tokenRequest struct {
 	// Set by Provision.
 	h             *Handler           // whose options are read
 	grant         *endpoint.JWTGrant // as it is written; nil for the client-credentials grant
-	hiddenClaims  []string           // of the grant, which have what operators must not see
 	assertionType string             // of an assertion that somebody else makes; empty without
 	assertions    endpoint.AssertionOptions
 	keyFile       *endpoint.KeyFile    // of signing_key; nil without
@@ -140,7 +139,6 @@ func (q *tokenRequest) lookAtCertificate() {
 // resolveGrant returns the grant with its placeholders resolved.
 func (q *tokenRequest) resolveGrant(p *placeholders) *endpoint.JWTGrant {
 	grant := *q.grant
-	grant.Hidden = q.hiddenClaims
 	grant.Issuer = p.perRequest("grant.issuer", grant.Issuer)
 	grant.Subject = p.perRequest("grant.subject", grant.Subject)
 	grant.Audience = p.perRequest("grant.audience", grant.Audience)
@@ -194,12 +192,13 @@ func hasClientCertificate(t *reverseproxy.HTTPTransport) bool {
 // the same file. Of a secret and a signing key only that counts: when they are replaced where they are read from, the
 // token stays in use, with a reload as without one.
 func (q *tokenRequest) grantKey(r endpoint.Request) (endpoint.GrantKey, error) {
-	r.ClientSecret, r.Assertion = q.h.ClientSecret, q.template().Assertion
+	written := q.template()
+	r.ClientSecret, r.Assertion = written.ClientSecret, written.Assertion
 	transport, err := json.Marshal(q.h.Transport)
 	if err != nil {
 		return endpoint.GrantKey{}, fmt.Errorf("transport: %w", err)
 	}
-	groups := slices.Concat(r.Fields(), q.template().Fields(), [][]string{{string(transport), r.Certificate}})
+	groups := slices.Concat(r.Fields(), written.Fields(), [][]string{{string(transport), r.Certificate}})
 	if q.placeholders != nil {
 		groups = append(groups, []string{strconv.Itoa(q.h.MaxTokens)})
 	}

@@ -6,8 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"time"
 )
 
@@ -159,25 +157,15 @@ func (f *CertificateFiles) readInTime() filesRead {
 
 // readFiles reads both files. It uses only fields that are set once.
 func (f *CertificateFiles) readFiles() (read filesRead) {
-	if read.certificate, read.err = readCertificateFile(f.CertificatePath); read.err == nil {
-		read.key, read.err = readCertificateFile(f.KeyPath)
+	content := func(path string) (data []byte) {
+		if read.err == nil {
+			if data, read.err = readFile(path, maxCertificateFile, "1 MiB"); read.err != nil {
+				read.err = fmt.Errorf("%s: %w", path, read.err)
+			}
+		}
+		return data
 	}
+	read.certificate = content(f.CertificatePath)
+	read.key = content(f.KeyPath)
 	return read
-}
-
-// readCertificateFile reads a file unless it is too large. Its errors contain the path.
-func readCertificateFile(path string) ([]byte, error) {
-	file, err := os.Open(path) //nolint:gosec // the configuration names it
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxCertificateFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxCertificateFile {
-		return nil, fmt.Errorf("%s: the file is larger than 1 MiB, which no certificate is", path)
-	}
-	return data, nil
 }

@@ -32,9 +32,6 @@ type JWTGrant struct {
 	Claims     map[string]string // further claims
 	Typ        string            // the typ of the header
 	Lifetime   time.Duration     // from iat to exp, at least a second
-
-	// Hidden are the claims among iss, sub and aud whose values operators must not see.
-	Hidden []string
 }
 
 // GrantJWTBearer is the name of the JWT bearer grant in the configuration.
@@ -104,26 +101,14 @@ func (g *JWTGrant) audience(r Request) string { return cmp.Or(g.Audience, r.Issu
 
 // shown lists whom the assertion is from and for, as operators may see it.
 func (g *JWTGrant) shown(r Request) string {
-	claims := readyAssertion{g.Issuer, g.Subject, cmp.Or(g.Audience, r.Issuer, r.EndpointName()), time.Time{}}
-	for name, claim := range map[string]*string{"iss": &claims.issuer, "sub": &claims.subject, "aud": &claims.audience} {
-		if slices.Contains(g.Hidden, name) {
-			*claim = "***"
+	mask := func(claim string) string {
+		for _, hidden := range r.Hidden {
+			claim = strings.ReplaceAll(claim, hidden, "***")
 		}
+		return claim
 	}
-	return claims.String()
-}
-
-// secrets are the values that can be credentials.
-func (g *JWTGrant) secrets() (certain, possible []string) {
-	if g == nil {
-		return nil, nil
-	}
-	for name, claim := range map[string]string{"iss": g.Issuer, "sub": g.Subject, "aud": g.Audience} {
-		if slices.Contains(g.Hidden, name) {
-			certain = append(certain, claim)
-		}
-	}
-	return certain, slices.Collect(maps.Values(g.Claims))
+	audience := cmp.Or(g.Audience, r.Issuer, r.EndpointName())
+	return readyAssertion{issuer: mask(g.Issuer), subject: mask(g.Subject), audience: mask(audience)}.String()
 }
 
 // fields returns what distinguishes one grant from another, for Request.Key.

@@ -170,7 +170,8 @@ func TestRefusedGrantIsExplained(t *testing.T) {
 // What operators must not see is not in the hint either: the endpoint's query, and what a tenant's secret chooses.
 func TestRefusedGrantShowsNothingHidden(t *testing.T) {
 	refusal := servertest.Answer{Status: 400, Body: `{"error":"invalid_grant","error_description":"no account hidden-canary-1"}`}
-	request := grantRequest(t, JWTGrant{Issuer: "app", Subject: "hidden-canary-1", Hidden: []string{"sub"}})
+	request := grantRequest(t, JWTGrant{Issuer: "app", Subject: "hidden-canary-1"})
+	request.Hidden = []string{"hidden-canary-1"}
 	_, failure := askOnce(t, refusal, request)
 	if want := "it had iss app, sub ***, aud https://auth.example.com/token; check these"; !strings.Contains(failure.Hint, want) {
 		t.Errorf("the hint is %q", failure.Hint)

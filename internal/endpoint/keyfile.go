@@ -102,8 +102,12 @@ func (f *KeyFile) checkAccount(account serviceAccount) error {
 // maxKeyFile bounds the size of a signing key's file, in bytes. Keys are a few KiB.
 const maxKeyFile = 64 << 10
 
-// readKeyFile reads a file. Its errors don't contain the path.
-func readKeyFile(path string) ([]byte, error) {
+// readKeyFile reads the file of a key or of its certificate. Its errors don't contain the path.
+func readKeyFile(path string) ([]byte, error) { return readFile(path, maxKeyFile, "64 KiB") }
+
+// readFile reads a file of a key or a certificate, of most bytes. named says the same in words. Its errors don't contain
+// the path.
+func readFile(path string, most int64, named string) ([]byte, error) {
 	file, err := os.Open(path) //nolint:gosec // the configuration names it
 	if err != nil {
 		if pathErr, ok := errors.AsType[*os.PathError](err); ok {
@@ -112,12 +116,12 @@ func readKeyFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	data, err := io.ReadAll(io.LimitReader(file, maxKeyFile+1))
+	data, err := io.ReadAll(io.LimitReader(file, most+1))
 	if err != nil {
 		return nil, errors.New("the file can't be read")
 	}
-	if len(data) > maxKeyFile {
-		return nil, errors.New("the file is larger than 64 KiB, which no key and no certificate is")
+	if int64(len(data)) > most {
+		return nil, fmt.Errorf("the file is larger than %s, which no key and no certificate is", named)
 	}
 	return data, nil
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -40,8 +41,9 @@ func (r Request) secrets() mask.Secrets {
 		}
 	}
 	s.Possible = append(s.Possible, queryValues(r.Endpoint)...)
-	hidden, claims := r.Grant.secrets()
-	s.Certain, s.Possible = append(s.Certain, hidden...), append(s.Possible, claims...)
+	if r.Grant != nil {
+		s.Possible = slices.AppendSeq(s.Possible, maps.Values(r.Grant.Claims))
+	}
 	s.Public = slices.Concat([]string{r.ClientID}, r.Scopes, r.Audience, r.Resource, publicParts(r.Endpoint), publicParts(r.Issuer))
 	s.Public = slices.DeleteFunc(s.Public, func(public string) bool {
 		return slices.ContainsFunc(r.Hidden, func(hidden string) bool { return strings.Contains(public, hidden) })

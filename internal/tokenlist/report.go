@@ -113,6 +113,9 @@ func (t Token) isLive() bool {
 	return t.State != tokencache.StateNone.String() && t.State != tokencache.StateExpired.String()
 }
 
+// isRejected reports whether the upstream rejects the token. One that has expired it can only reject.
+func (t Token) isRejected() bool { return t.RejectedSince != nil && t.isLive() }
+
 // cells are those of a table with values.
 func (t Token) cells(now time.Time) []string {
 	expires, nextTry := "", ""
@@ -133,7 +136,7 @@ func (t Token) cells(now time.Time) []string {
 // mood is about what is wrong, not about the state: a token that nobody uses expires, and that is no fault.
 func (t Token) mood() table.Mood {
 	switch {
-	case t.RejectedSince != nil, t.Failing && !t.isLive():
+	case t.isRejected(), t.Failing && !t.isLive():
 		return table.Bad
 	case t.Failing:
 		return table.Doubtful
@@ -152,11 +155,12 @@ func (t Token) remarks(now time.Time, hasTwin bool) []string {
 		}
 	}
 	if hasTwin {
+		remark("subject", t.Subject)
 		remark("scope", strings.Join(t.Scopes, " "))
 		remark("audience", strings.Join(t.Audience, " "))
 		remark("resource", strings.Join(t.Resource, " "))
 	}
-	if t.RejectedSince != nil && t.State != "expired" { // the API can only reject those
+	if t.isRejected() {
 		lines = append(lines, "the upstream rejects the token, first "+ago(*t.RejectedSince, now))
 	}
 	if t.Fetches == 0 && !t.Fetching && t.State == tokencache.StateNone.String() {

@@ -134,3 +134,22 @@ func TestTimesAsPeopleTellThem(t *testing.T) {
 	}
 	wantText(t, ago(*after(500 * time.Millisecond), now), "0s ago")
 }
+
+// Grants of a client for two accounts look the same but for the subject. What a token that has expired was rejected for
+// does not matter any more.
+func TestWhatTellsGrantsApartAndWhatIsOver(t *testing.T) {
+	list := List{Handlers: 2, Tokens: []Token{
+		{ID: "aa", Endpoint: "https://a.test/token", ClientID: "app", Grant: "jwt_bearer", Subject: "ada", State: "fresh", Fetches: 1},
+		{ID: "bb", Endpoint: "https://a.test/token", ClientID: "app", Grant: "jwt_bearer", Subject: "grace", State: "expired", Fetches: 1, RejectedSince: after(-3 * time.Second)},
+	}}
+	wantText(t, drawn(t, list, table.Style{}), `2 tokens: 1 fresh, 1 expired
+ENDPOINT              CLIENT  STATE    EXPIRES  NEXT TRY  ID
+https://a.test/token  app     fresh    -        -         aa
+    subject: ada
+https://a.test/token  app     expired  -        -         bb
+    subject: grace
+`)
+	if mood := list.Tokens[1].mood(); mood != table.Plain {
+		t.Errorf("an expired token is drawn as %v", mood)
+	}
+}
