@@ -50,8 +50,8 @@ type attempt struct {
 	from     time.Time         // it is not sent before that time
 	renewals int               // how often the token was replaced by another one, but for the next:
 	fellBack bool              // it was replaced by the one before it
-	untaken  *tokencache.Token // the one after it, which was rejected just now; nil unless the token before is used again
 	isOlder  bool              // the token was asked for before the one that it replaces was rejected
+	untaken  *tokencache.Token // the one after it, which was rejected just now; nil unless the token before is used again
 	nonce    string            // that the upstream wants with this token; empty until it has told
 
 	method, path string // that the DPoP proof is for

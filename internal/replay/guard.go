@@ -36,8 +36,8 @@ type guard struct {
 	current *attempt        // nil before the first, and when it is sent only once
 	decided bool            // the judge was asked
 	dropped bool            // the judge dropped the response
-	drained int             // bytes of the dropped response so far
 	isRead  bool            // a reader of the attempt still waits for the client, see drop
+	drained int             // bytes of the dropped response so far
 	hints   hints           // that the client has had
 	kept    []string        // fields that are meant for the gateway
 	shown   *shownVariables // nil unless placeholders have to be shown the variables

@@ -102,12 +102,16 @@ type savedField struct {
 
 func (s *savedHeader) save(h http.Header) {
 	for name, values := range h {
-		count := len(values)
-		if values == nil {
-			count = -1
+		switch {
+		case len(values) == 1: // nearly all of them, and quicker than to append a slice
+			s.values = append(s.values, values[0])
+			s.fields = append(s.fields, savedField{name, 1})
+		case values == nil:
+			s.fields = append(s.fields, savedField{name, -1})
+		default:
+			s.values = append(s.values, values...)
+			s.fields = append(s.fields, savedField{name, len(values)})
 		}
-		s.fields = append(s.fields, savedField{name, count})
-		s.values = append(s.values, values...)
 	}
 }
 
