@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -61,21 +62,22 @@ func TestMemoryOfACachedToken(t *testing.T) {
 }
 
 // benchmarkTenants measures requests of all tenants in turn.
-func benchmarkTenants(b *testing.B, tenants int) {
+func benchmarkTenants(b *testing.B, tenants int, parallel bool) {
 	h := newTenantHandler(b, tenants, 1024)
 	names := make([]string, tenants)
 	for n := range names {
 		names[n] = fmt.Sprint(n)
 	}
-	n := 0
-	benchmarkHandler(b, nil, false, func(w http.ResponseWriter, r *http.Request) error {
+	var requests atomic.Int64
+	benchmarkHandler(b, nil, parallel, func(w http.ResponseWriter, r *http.Request) error {
 		// Coprime to the numbers, so that the next tenant is not the one beside.
-		n = (n + 7919) % tenants
+		n := requests.Add(7919) % int64(tenants)
 		r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer).Set(tenantPlaceholder, names[n])
 		return h.ServeHTTP(w, r, trivialNext)
 	})
 }
 
-func BenchmarkPerRequest_10(b *testing.B)     { benchmarkTenants(b, 10) }
-func BenchmarkPerRequest_1000(b *testing.B)   { benchmarkTenants(b, 1000) }
-func BenchmarkPerRequest_100000(b *testing.B) { benchmarkTenants(b, 100000) }
+func BenchmarkPerRequest_10(b *testing.B)           { benchmarkTenants(b, 10, false) }
+func BenchmarkPerRequest_1000(b *testing.B)         { benchmarkTenants(b, 1000, false) }
+func BenchmarkPerRequest_100000(b *testing.B)       { benchmarkTenants(b, 100000, false) }
+func BenchmarkPerRequest_1000Parallel(b *testing.B) { benchmarkTenants(b, 1000, true) }

@@ -306,3 +306,24 @@ func TestTableAfterAFlood(t *testing.T) {
 		}
 	})
 }
+
+// Of a request, this is the part for which the table's lock is held.
+func BenchmarkTable_1000(b *testing.B)   { benchmarkTable(b, 1000) }
+func BenchmarkTable_100000(b *testing.B) { benchmarkTable(b, 100000) }
+
+// benchmarkTable measures requests of all tenants, in parallel.
+func benchmarkTable(b *testing.B, tenants int) {
+	table := NewTable(tenants)
+	useTable(table, true, numbers(0, tenants-1)...)
+	keys := make([]endpoint.GrantKey, tenants)
+	for n := range keys {
+		keys[n] = tableKey(n)
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for n := rand.IntN(tenants); pb.Next(); n = (n + 7919) % tenants {
+			table.Acquire(keys[n], nil).Release()
+		}
+	})
+}
