@@ -11,6 +11,7 @@
 //   - internal/check is what the command "caddy oauth-cc check" asks and prints.
 //   - internal/tokenlist is what the Admin API tells about tokens, and what "caddy oauth-cc tokens" makes of it.
 //   - internal/table draws the tables of both commands.
+//   - internal/help has the addresses of what the documentation says about a failure.
 //   - internal/challenge, internal/dpop and internal/mask parse WWW-Authenticate, make DPoP proofs, and
 //     take credentials out of a peer's words.
 //

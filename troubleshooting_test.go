@@ -13,10 +13,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"unicode"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/check"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 )
 
 // Users come to the page with a text that they search for: a message of the log, a result, a hint, a detail. These tests
@@ -66,18 +66,8 @@ func headingsIn(text string) (found []heading) {
 	return found
 }
 
-// anchor is the one that GitHub makes for a heading: in small letters, with hyphens for spaces, without punctuation.
-func (h heading) anchor() string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == ' ':
-			return '-'
-		case r == '-' || unicode.In(r, unicode.L, unicode.M, unicode.Nd, unicode.Pc):
-			return unicode.ToLower(r)
-		}
-		return -1
-	}, h.text)
-}
+// address leads to the heading.
+func (h heading) address() string { return help.Address(h.text) }
 
 func readTroubleshooting(t *testing.T) (text string, headings []heading) {
 	t.Helper()
@@ -98,29 +88,15 @@ func within(headings []heading, section string) (texts []string) {
 	return texts
 }
 
-func TestAnchorIsGitHubs(t *testing.T) {
-	for text, want := range map[string]string{
-		"`invalid_client`":           "invalid_client",
-		"504, with `Retry-After`":    "504-with-retry-after",
-		"`can't be used; <header>`":  "cant-be-used-header",
-		"`a {…} is empty`":           "a--is-empty",
-		"`header_up -<header> twice": "header_up--header-twice",
-	} {
-		if got := headingsIn("# " + text)[0].anchor(); got != want {
-			t.Errorf("%s: got %s, want %s", text, got, want)
-		}
-	}
-}
-
 func TestHeadingsOfTroubleshootingDiffer(t *testing.T) {
 	_, headings := readTroubleshooting(t)
 	seen := make(map[string]heading)
 	for _, h := range headings {
-		anchor := h.anchor()
-		if other, ok := seen[anchor]; ok {
-			t.Errorf("lines %d and %d have the anchor %s", other.line, h.line, anchor)
+		address := h.address()
+		if other, ok := seen[address]; ok {
+			t.Errorf("lines %d and %d have the address %s", other.line, h.line, address)
 		}
-		seen[anchor] = h
+		seen[address] = h
 	}
 }
 
@@ -194,13 +170,13 @@ func TestHelpLeadsToTroubleshooting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address, anchor, _ := strings.Cut(results[0].Help, "#")
-	if !strings.HasSuffix(address, "/blob/main/"+troubleshootingPage) || anchor != results[0].Result {
+	page, anchor, _ := strings.Cut(results[0].Help, "#")
+	if !strings.HasSuffix(page, "/blob/main/"+troubleshootingPage) || anchor != results[0].Result {
 		t.Errorf("the help is %s", results[0].Help)
 	}
 	for _, code := range resultCodes(t) {
-		if !slices.ContainsFunc(headings, func(h heading) bool { return h.anchor() == code }) {
-			t.Errorf("%s has no anchor %s", troubleshootingPage, code)
+		if address := page + "#" + code; !slices.ContainsFunc(headings, func(h heading) bool { return h.address() == address }) {
+			t.Errorf("no heading of %s has the address %s", troubleshootingPage, address)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/servertest"
 )
 
@@ -176,7 +177,7 @@ func TestGrantWithoutItsValuesIsNotChecked(t *testing.T) {
 			Result{Result: "not_checked", MissingValues: []string{"part"}, Notes: []string{
 				"the grant differs from request to request; to check it, add --value part=…", "which one?",
 			}}, 1},
-		"unfit": {nil, nil, errors.New("can't be used"), Result{Result: "refused", Detail: "can't be used", Help: troubleshooting + "#refused"}, 1},
+		"unfit": {nil, nil, errors.New("can't be used"), Result{Result: "refused", Detail: "can't be used", Help: help.Address("refused")}, 1},
 		"given": {nil, nil, nil, Result{Result: "ok", TokenType: "Bearer", Lifetime: 3600}, 2},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 )
 
 // Results of a check. Any other result is an error code: the endpoint's, or an endpoint.Class.
@@ -90,7 +91,7 @@ func uncheckedResult(t Target) Result {
 func unfitResult(request endpoint.Request, err error) Result {
 	r := newCheckResult(request)
 	r.Result, r.Detail = string(endpoint.ClassRefused), err.Error()
-	r.Help = helpFor(r.Result)
+	r.Help = help.Address(r.Result)
 	return r
 }
 
@@ -134,7 +135,7 @@ func (r *Result) fail(failure *endpoint.Error) {
 	r.Result, r.Status, r.refused = failure.ErrorCode(), failure.Status, failure.RefusesClient()
 	r.Detail, r.EndpointMessage, r.Hint = failure.Detail, failure.Said, failure.Hint
 	r.RetryAfter = wholeSeconds(failure.RetryAfter)
-	r.Help = helpFor(r.Result)
+	r.Help = help.Address(r.Result)
 	r.remarkSkew(failure.ClockSkew())
 }
 
