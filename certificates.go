@@ -8,6 +8,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 )
 
 // What a certificate is for: the values of the label and the log field certificate.
@@ -130,7 +133,7 @@ func (o *reporter) warnOfCertificates() {
 		if w.ended {
 			message = "a certificate has expired; replace its file"
 		}
-		o.logger.Warn(message, o.grantFields(
+		help.Write(o.logger.Check(zapcore.WarnLevel, message), "", o.grantFields(
 			zap.String("certificate", c.use), zap.String("file", c.file), zap.String("expires_at", c.notAfter.UTC().Format(time.RFC3339)))...)
 	}
 }

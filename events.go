@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
 
@@ -63,7 +65,7 @@ func (o *reporter) enqueue(e event) {
 	case o.eventQueue.waiting <- e:
 	default:
 		if o.eventQueue.lost.CompareAndSwap(false, true) {
-			o.logger.Warn("events are lost, since their handlers take too long", o.grantFields(zap.String("event", e.name))...)
+			help.Write(o.logger.Check(zapcore.WarnLevel, "events are lost, since their handlers take too long"), "", o.grantFields(zap.String("event", e.name))...)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/dpop"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/replay"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
@@ -223,20 +224,20 @@ func (x *exchange) reportFallback() {
 	if x.src.grant.NoteFallback(untaken) {
 		level = zapcore.WarnLevel
 	}
-	x.h.reporter.logger.Log(level, "the upstream does not take the new token yet; the one before it is used again for a while",
+	help.Write(x.h.reporter.logger.Check(level, "the upstream does not take the new token yet; the one before it is used again for a while"), "",
 		x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(untaken.Value)))...)
 }
 
 // passCarriedOut lets a rejection reach the client if what the request asks for may have been done.
 func (x *exchange) passCarriedOut() {
-	x.h.reporter.logger.Log(x.renewForOthers(), "the upstream rejected the token of a request that may have been carried out; the client gets the rejection",
+	help.Write(x.h.reporter.logger.Check(x.renewForOthers(), "the upstream rejected the token of a request that may have been carried out; the client gets the rejection"), "",
 		x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(x.current.token.Value)), zap.String("method", x.attempts.Request().Method))...)
 	x.passRejection(rejectionNotReplayable)
 }
 
 // passWithoutBody lets a rejection reach the client if the body can't be sent again.
 func (x *exchange) passWithoutBody() {
-	x.h.reporter.logger.Log(x.renewForOthers(), "the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection",
+	help.Write(x.h.reporter.logger.Check(x.renewForOthers(), "the upstream rejected the token of a request whose body can't be sent again; the client gets the rejection"), "",
 		x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(x.current.token.Value)), zap.Int64("replay_buffer", x.h.rejections.bodyLimit))...)
 	x.passRejection(rejectionNotReplayable)
 }
@@ -258,7 +259,7 @@ func (x *exchange) passRejection(outcome rejectionOutcome) {
 		return
 	}
 	if x.src.grant.NoteUncured(x.rejection()) {
-		x.h.reporter.logger.Warn("the upstream rejected the renewed token as well; the client gets the rejection",
+		help.Write(x.h.reporter.logger.Check(zapcore.WarnLevel, "the upstream rejected the renewed token as well; the client gets the rejection"), "",
 			x.h.reporter.grantFields(zap.String("token", tokencache.Fingerprint(x.current.token.Value)))...)
 	}
 }
@@ -360,7 +361,7 @@ func (x *exchange) noticeRewrite() {
 		return
 	}
 	if c.toldRewritten.CompareAndSwap(false, true) {
-		x.h.reporter.logger.Error("the method or the path was changed after the DPoP proof for it was made, so the upstream refuses it; put oauth_cc after what changes them",
+		help.Write(x.h.reporter.logger.Check(zapcore.ErrorLevel, "the method or the path was changed after the DPoP proof for it was made, so the upstream refuses it; put oauth_cc after what changes them"), "",
 			x.h.reporter.grantFields()...)
 	}
 }
@@ -378,11 +379,10 @@ func (x *exchange) passProof(a answer) {
 	if a.code == "use_dpop_nonce" {
 		hint = "the upstream wants a nonce; it gave none, or did not take the one it gave, or the request's body can't be sent again"
 	}
-	x.h.reporter.logger.Warn("the upstream refuses the DPoP proof; the client gets the rejection", x.h.reporter.grantFields(
+	help.Write(x.h.reporter.logger.Check(zapcore.WarnLevel, "the upstream refuses the DPoP proof; the client gets the rejection"), hint, x.h.reporter.grantFields(
 		zap.String("error", a.code),
 		zap.String("proof_method", dpop.Method(x.attempts.Request())),
-		zap.String("proof_origin", x.h.carrier.prover.Origin),
-		zap.String("hint", hint))...)
+		zap.String("proof_origin", x.h.carrier.prover.Origin))...)
 }
 
 // Interface guard

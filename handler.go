@@ -13,8 +13,10 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/replay"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
@@ -147,7 +149,7 @@ func (s *grantSource) take(repl *caddy.Replacer, status any, counter prometheus.
 func (h *Handler) answerWithoutToken(w http.ResponseWriter, repl *caddy.Replacer, err error) error {
 	repl.Set(statusPlaceholder, statusNone)
 	if missing, ok := errors.AsType[*missingValueError](err); ok {
-		h.reporter.logger.Error("no token for a request", h.reporter.grantFields(zap.Error(missing))...)
+		help.Write(h.reporter.logger.Check(zapcore.ErrorLevel, "no token for a request"), "", h.reporter.grantFields(zap.Error(missing))...)
 		err = &tokencache.UnavailableError{Cause: &endpoint.Error{Class: endpoint.ClassRefused, Unsent: true}}
 	}
 	failure, ok := errors.AsType[*tokencache.UnavailableError](err)

@@ -10,8 +10,10 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 )
 
 // This file checks the options about what the client signs, or has signed by somebody else.
@@ -122,7 +124,7 @@ func (h *Handler) provisionSigningKey() error {
 		InsecureHTTP:  h.InsecureHTTP,
 	}
 	if p.err == nil && h.request.keyFile.IsReadableByAll() {
-		h.reporter.logger.Warn("every user of this machine can read the signing key; take the right away with chmod o-r",
+		help.Write(h.reporter.logger.Check(zapcore.WarnLevel, "every user of this machine can read the signing key; take the right away with chmod o-r"), "",
 			zap.String("signing_key", h.request.keyFile.Path))
 	}
 	return p.err

@@ -10,6 +10,9 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 )
 
 // warnOfPlacement warns of handlers after an oauth_cc that hide rejected tokens from it, or send its token
@@ -50,22 +53,22 @@ func (p *placementWarnings) look(place []string, h placedHandler, t placedToken)
 	logger := p.logger.With(fields...)
 	if !p.asksForLeave(h) {
 		if option, statuses := p.hiddenBy(h, t.statuses); len(statuses) > 0 {
-			logger.Warn("a handler after oauth_cc answers in place of a rejection, so that the token is not renewed; use an intercept before oauth_cc instead",
+			help.Write(logger.Check(zapcore.WarnLevel, "a handler after oauth_cc answers in place of a rejection, so that the token is not renewed; use an intercept before oauth_cc instead"), "",
 				zap.String("option", option), zap.Ints("status", statuses))
 		}
 		if statuses := h.unhealthy(t.statuses); len(statuses) > 0 {
-			logger.Warn("a rejected token counts as a failure of the upstream, which then gets no requests, not even with a new token; remove the status from unhealthy_status",
+			help.Write(logger.Check(zapcore.WarnLevel, "a rejected token counts as a failure of the upstream, which then gets no requests, not even with a new token; remove the status from unhealthy_status"), "",
 				zap.Ints("status", statuses))
 		}
 	}
 	if chosen := h.chosenByClients(); len(chosen) > 0 && len(h.Headers.leave(t.fields)) > 0 {
-		logger.Warn("a client can choose the upstream that gets the token; have a map list the upstreams, or write the domain after the placeholder",
+		help.Write(logger.Check(zapcore.WarnLevel, "a client can choose the upstream that gets the token; have a map list the upstreams, or write the domain after the placeholder"), "",
 			zap.Strings("chosen", chosen))
 	}
 	for _, response := range h.HandleResponse {
 		p.follow(response.Routes, t.fields, func(other placedHandler, carried []string) {
 			if to := other.upstreams(); to == "" || to != h.upstreams() {
-				logger.Warn("handle_response sends the token to another upstream; remove it there with header_up -<header>",
+				help.Write(logger.Check(zapcore.WarnLevel, "handle_response sends the token to another upstream; remove it there with header_up -<header>"), "",
 					zap.String("to", to), zap.Strings("header", carried))
 			}
 		})

@@ -7,8 +7,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/mask"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 )
@@ -52,20 +54,19 @@ func (o *reporter) report(outcome tokencache.Outcome) {
 		zap.String("token", tokencache.Fingerprint(outcome.Granted.Value)),
 		zap.Duration("lifetime", outcome.Granted.Lifetime))
 	if outcome.Narrowed {
-		logger.Warn("the endpoint granted fewer scopes than asked for",
+		help.Write(logger.Check(zapcore.WarnLevel, "the endpoint granted fewer scopes than asked for"), "",
 			zap.String("missing_scope", mask.FirstRunes(outcome.Granted.MissingScope, maxShownScopes)))
 	}
 	if outcome.Unusual {
-		logger.Warn("the token has an unusual token_type, and is used as a Bearer token",
+		help.Write(logger.Check(zapcore.WarnLevel, "the token has an unusual token_type, and is used as a Bearer token"), "",
 			zap.String("token_type", outcome.Granted.UnusualType))
 	}
 	if outcome.Replaced {
-		logger.Warn("the endpoint has replaced the refresh token, and may not take the configured one again",
-			zap.String("hint", "nothing keeps the new one; have rotation turned off for this client at the authorization server, or use another grant"))
+		hint := "nothing keeps the new one; have rotation turned off for this client at the authorization server, or use another grant"
+		help.Write(logger.Check(zapcore.WarnLevel, "the endpoint has replaced the refresh token, and may not take the configured one again"), hint)
 	}
 	if outcome.AtEnd {
-		logger.Warn("the token has expired already when it is granted, and is used for a second",
-			zap.String("hint", outcome.Granted.AtEndHint))
+		help.Write(logger.Check(zapcore.WarnLevel, "the token has expired already when it is granted, and is used for a second"), outcome.Granted.AtEndHint)
 	}
 }
 
@@ -78,14 +79,14 @@ func (o *reporter) grantFields(fields ...zap.Field) []zap.Field {
 	}, fields...)
 }
 
-// failureFields are the fields of a log entry about a failure.
+// failureFields are the fields of a log entry about a failure. The hint leads to the heading of its error code.
 func failureFields(failure *endpoint.Error) []zap.Field {
 	fields := []zap.Field{zap.String("error", failure.ErrorCode())}
 	if failure.Status != 0 {
 		fields = append(fields, zap.Int("status", failure.Status))
 	}
 	for _, text := range []struct{ key, value string }{
-		{"detail", failure.Detail}, {"endpoint_message", failure.Said}, {"hint", failure.Hint},
+		{"detail", failure.Detail}, {"endpoint_message", failure.Said}, {"hint", help.Hint(failure.Hint, failure.ErrorCode())},
 	} {
 		if text.value != "" {
 			fields = append(fields, zap.String(text.key, text.value))

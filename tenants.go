@@ -14,8 +14,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/mask"
 
 	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
@@ -45,7 +47,7 @@ func (q *tokenRequest) resolveWithSamples(ctx caddy.Context) (endpoint.Request, 
 		return sampleFor(use), nil
 	})
 	if missing, ok := errors.AsType[noAssertionYetError](err); ok {
-		q.h.reporter.logger.Warn("the client's assertion is not there; there are no tokens until it is", zap.Error(missing))
+		help.Write(q.h.reporter.logger.Check(zapcore.WarnLevel, "the client's assertion is not there; there are no tokens until it is"), "", zap.Error(missing))
 		err = nil
 	}
 	if err != nil {

@@ -16,9 +16,11 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/dpop"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 )
 
 // changeLookup bounds a look for a replaced credential. After a look that failed, it is also the time until the next.
@@ -96,7 +98,7 @@ func (q *tokenRequest) sign(r *endpoint.Request, assertions endpoint.AssertionOp
 	}
 	o := &q.h.reporter
 	if news != nil {
-		o.logger.Warn("the signing key can't be used; the previous key stays in use", o.grantFields(zap.Error(news))...)
+		help.Write(o.logger.Check(zapcore.WarnLevel, "the signing key can't be used; the previous key stays in use"), "", o.grantFields(zap.Error(news))...)
 	}
 	if certificate := key.Certificate(); certificate != nil {
 		o.certificates.put(newCertificate(certificateOfKey, q.keyFile.Certificate, certificate))
@@ -114,7 +116,7 @@ func (q *tokenRequest) withCertificate(r endpoint.Request) (endpoint.Request, er
 	}
 	o := &q.h.reporter
 	if stale != nil && !q.certificate.isStopped() {
-		o.logger.Warn("the client certificate can't be used; the previous one stays in use", o.grantFields(zap.Error(stale))...)
+		help.Write(o.logger.Check(zapcore.WarnLevel, "the client certificate can't be used; the previous one stays in use"), "", o.grantFields(zap.Error(stale))...)
 	}
 	if left, ok := q.certificate.files.Settling(); ok {
 		q.certificate.lookAgainAfter(left, q.lookAtCertificate)

@@ -2,6 +2,7 @@ package oauthcc
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"go/ast"
 	"go/parser"
@@ -119,6 +120,49 @@ func TestTroubleshootingHasEveryLogMessage(t *testing.T) {
 		if !logged[text] {
 			t.Errorf("nothing logs %q", text)
 		}
+	}
+}
+
+// A line at warn or error ends its hint with the address of a heading: that of its error code if it is about a token request,
+// else that of its message. Lines at info have none.
+func TestLogLeadsToTroubleshooting(t *testing.T) {
+	_, headings := readTroubleshooting(t)
+	known := make(map[string]bool)
+	for _, h := range headings {
+		known[h.address()] = true
+	}
+	aboutTokenRequests := []string{
+		"no token obtained", "token not renewed; the current token stays in use",
+		"the issuer's metadata could not be read again; the known metadata stays in use",
+	}
+	warnings := 0
+	for _, line := range goldenLogLines(t) {
+		level, rest, _ := strings.Cut(line, " ")
+		message, fields, _ := strings.Cut(strings.TrimLeft(rest, " "), " {")
+		var entry struct{ Error, Hint string }
+		if err := json.Unmarshal([]byte("{"+fields), &entry); err != nil {
+			t.Fatalf("%v in %s", err, line)
+		}
+		subject := message
+		if slices.Contains(aboutTokenRequests, message) {
+			subject = entry.Error
+		}
+		want := "see " + help.Address(subject)
+		before, leads := strings.CutSuffix(entry.Hint, want)
+		switch {
+		case level == "info" && entry.Hint != "":
+			t.Errorf("it is no failure, and has a hint: %s", line)
+		case level != "warn" && level != "error":
+		case !leads || before != "" && !strings.HasSuffix(before, "; ") || strings.Contains(before, troubleshootingPage):
+			t.Errorf("the hint does not end with %q: %s", want, line)
+		case !known[help.Address(subject)]:
+			t.Errorf("%s has no heading %q: %s", troubleshootingPage, subject, line)
+		default:
+			warnings++
+		}
+	}
+	if warnings < 40 {
+		t.Errorf("only %d lines lead there", warnings)
 	}
 }
 

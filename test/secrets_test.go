@@ -50,7 +50,7 @@ func TestRawBasicWithReservedCharactersIsRefused(t *testing.T) {
 			raw := *reservedSecretClient
 			raw.method = "client_secret_basic_raw"
 			s := startSites(t, site{issuer: issuer, client: &raw})[0]
-			if hint, _ := s.wantRefusal(t)["hint"].(string); !strings.HasSuffix(hint, "try auth_method client_secret_basic, or find out with --try-methods") {
+			if hint, _ := s.wantRefusal(t)["hint"].(string); !strings.Contains(hint, "try auth_method client_secret_basic, or find out with --try-methods; see https://") {
 				t.Errorf("the hint is %q", hint)
 			}
 		})

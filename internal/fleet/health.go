@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/mask"
 )
 
@@ -51,7 +53,7 @@ func (h *health) observe(ctx context.Context, op operation, err error) {
 	switch {
 	case !isNews:
 	case err != nil:
-		h.logger.Warn("the storage fails; tokens are not shared with other gateways until it works again",
+		help.Write(h.logger.Check(zapcore.WarnLevel, "the storage fails; tokens are not shared with other gateways until it works again"), "",
 			zap.String("operation", string(op)), zap.String("error", oneLine(err)))
 	default:
 		h.logger.Info("the storage works again", zap.String("operation", string(op)))

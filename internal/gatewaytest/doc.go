@@ -4,7 +4,7 @@
 //   - gateway.go, adapt.go, main.go: a Caddy in this process, of which there is one at a time
 //   - command.go, apart.go: Caddy, or a whole test, as another process
 //   - tokenserver.go, api.go, scripted.go, dpop.go, tenants.go, peer.go: what stands in for servers
-//   - admin.go, metrics.go, events.go, spans.go, logs.go, storage.go: what operators see
+//   - admin.go, metrics.go, events.go, spans.go, logs.go, help.go, storage.go: what operators see
 //   - probe.go: requests that must not get lost when the configuration changes
 //   - canaries.go: secrets, and servers that repeat them
 //   - scenario.go: how long a scenario takes

@@ -76,7 +76,10 @@ func Start(t testing.TB, site string) *Gateway {
 	currentLogs.Lock()
 	currentLogs.lines = g.Logs
 	currentLogs.Unlock()
-	t.Cleanup(func() { Stop(t) })
+	t.Cleanup(func() {
+		Stop(t)
+		wantHelp(t, g.Logs)
+	})
 	g.Reload(site)
 	return g
 }

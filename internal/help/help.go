@@ -8,6 +8,9 @@ package help
 import (
 	"strings"
 	"unicode"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 const page = "https://github.com/caddy-oauth-cc/caddy-oauth-cc/blob/main/docs/troubleshooting.md"
@@ -15,15 +18,21 @@ const page = "https://github.com/caddy-oauth-cc/caddy-oauth-cc/blob/main/docs/tr
 // Address returns the address of the heading that is an error code, a result or a message.
 func Address(heading string) string { return page + "#" + anchor(heading) }
 
-// See returns the hint of a log entry that has no other: where to read on.
-func See(heading string) string { return "see " + Address(heading) }
-
 // Hint returns the hint of a log entry: what may help, which can be empty, and where to read on.
 func Hint(hint, heading string) string {
+	see := "see " + Address(heading)
 	if hint == "" {
-		return See(heading)
+		return see
 	}
-	return hint + "; " + See(heading)
+	return hint + "; " + see
+}
+
+// Write writes a log entry with a hint: what may help, which can be empty, and the heading of its message. The entry is nil
+// if its level is off.
+func Write(entry *zapcore.CheckedEntry, hint string, fields ...zapcore.Field) {
+	if entry != nil {
+		entry.Write(append(fields, zap.String("hint", Hint(hint, entry.Message)))...)
+	}
 }
 
 // anchor is the one that GitHub makes for a heading: in small letters, with hyphens for spaces, without punctuation.
