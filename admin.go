@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/endpoint"
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/help"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokencache"
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/tokenlist"
 )
@@ -338,7 +339,7 @@ func (n namedGrant) describe(s tokencache.Snapshot, now time.Time) tokenlist.Tok
 		status.LastError = &tokenlist.Failure{
 			Error: failure.ErrorCode(), Status: failure.Status,
 			Detail: failure.Detail, EndpointMessage: failure.Said, Hint: hintAfter(failure, s.History.KnownBefore),
-			At: *shownTime(s.History.FailedAt),
+			Help: help.Address(failure.ErrorCode()), At: *shownTime(s.History.FailedAt),
 		}
 	}
 	if s.NextTry.After(now) {

@@ -23,9 +23,10 @@ when requests wait for the next one; expired; or none. EXPIRES is the time to th
 the token. NEXT TRY is when the endpoint is asked again after a failure: "now" if it is
 being asked, "on request" if the next request has it asked. Below a token that the
 last request for failed, there is why: the error code and the HTTP status, what was
-found out about the cause, the endpoint's own words, and a hint at what may help. On
-a terminal, red means that requests get no token, or one that the upstream rejects;
-yellow that the last request for a token failed while there still is one.
+found out about the cause, the endpoint's own words, a hint at what may help, and
+where the documentation says more. On a terminal, red means that requests get no
+token, or one that the upstream rejects; yellow that the last request for a token
+failed while there still is one.
 
 --failing lists tokens whose last fetch failed, --state those in a state, --value the
 tenants with a value that contains this. The last two can be repeated: a token is in

@@ -51,6 +51,7 @@ type FailedStatus struct {
 	Detail          string    `json:"detail,omitempty"`           // in our words
 	EndpointMessage string    `json:"endpoint_message,omitempty"` // in the endpoint's words, masked
 	Hint            string    `json:"hint,omitempty"`             // what may help
+	Help            string    `json:"help,omitempty"`             // address of what the documentation says about the error
 	At              time.Time `json:"at"`
 }
 

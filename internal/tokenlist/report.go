@@ -79,6 +79,9 @@ func (l List) write(out io.Writer, now time.Time, s table.Style) error {
 	}
 	for _, token := range l.Tokens {
 		row := table.Row{Cells: token.cells(now), Mood: token.mood(), Remarks: token.remarks(now, twins[token.title()] > 1)}
+		if token.Failing && token.LastError != nil {
+			row.See = token.LastError.Help
+		}
 		if !hasValues {
 			row.Cells = slices.Delete(row.Cells, valuesAt, valuesAt+1)
 		}

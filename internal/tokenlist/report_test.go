@@ -31,7 +31,7 @@ func wantText(t *testing.T, got, want string) {
 
 func TestTableOfTokens(t *testing.T) {
 	const endpoint = "https://a.test/token"
-	refused := Failure{Error: "invalid_client", Status: 401, Detail: "ours", EndpointMessage: "theirs\x1b[2J", Hint: "try this", At: *after(-130 * time.Second)}
+	refused := Failure{Error: "invalid_client", Status: 401, Detail: "ours", EndpointMessage: "theirs\x1b[2J", Hint: "try this", Help: "https://help.test#invalid_client", At: *after(-130 * time.Second)}
 	list := List{Handlers: 5, Omitted: 2, Tokens: []Token{
 		{ID: "aa", Endpoint: endpoint, Issuer: "https://a.test", ClientID: "app", State: "fresh", Token: "0a9d00b6", ExpiresAt: after(45*time.Minute + 10*time.Second), Fetches: 3, LastError: &refused},
 		{ID: "bb", Endpoint: endpoint, ClientID: "app2", State: "due", Token: "0a9d00b6", ExpiresAt: after(-90 * time.Minute), Fetches: 3, Failing: true, LastError: &refused, NextTry: after(12 * time.Second)},
@@ -48,6 +48,7 @@ https://a.test/token  app2    due    1h30m ago  in 12s      bb
     detail: ours
     the endpoint says: theirs [2J
     hint: try this
+    see https://help.test#invalid_client
 https://issuer.test   -       none   -          -           cc
     scope: one
     no token yet: none was asked for

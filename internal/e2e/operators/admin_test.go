@@ -126,12 +126,12 @@ func TestAdminTellsWhatMayHelp(t *testing.T) {
 		if got == nil {
 			t.Fatal("no error")
 		}
-		want.At = got.At
+		want.At, want.Help = got.At, "https://github.com/caddy-oauth-cc/caddy-oauth-cc/blob/main/docs/troubleshooting.md#"+want.Error
 		if *got != want {
 			t.Errorf("told %+v, want %+v", *got, want)
 		}
 		for _, entry := range g.Logs.With("no token obtained") {
-			if entry["error"] == want.Error && gatewaytest.WithoutHelp(entry["hint"]) != want.Hint {
+			if entry["error"] == want.Error && entry["hint"] != want.Hint+"; see "+want.Help {
 				t.Errorf("logged %v", entry)
 			}
 		}
@@ -159,7 +159,7 @@ func TestAdminTellsWhatMayHelp(t *testing.T) {
 	if hint := g.Token().LastError.Hint; !strings.HasPrefix(hint, "the endpoint has taken this client's credential before") {
 		t.Errorf("told %q", hint)
 	}
-	if last := g.Logs.With("no token obtained"); gatewaytest.WithoutHelp(last[len(last)-1]["hint"]) != g.Token().LastError.Hint {
+	if last := g.Logs.With("no token obtained"); last[len(last)-1]["hint"] != g.Token().LastError.Hint+"; see "+g.Token().LastError.Help {
 		t.Errorf("logged %v", last[len(last)-1])
 	}
 }

@@ -79,6 +79,7 @@ URL/token  bad  none  -  in TIME  ID
   last error: invalid_client 401, TIME ago
   the endpoint says: invalid_client not with ***
   hint: the id or the secret may be wrong, or the endpoint may want them sent in another way; --try-methods finds out which
+  see https://github.com/caddy-oauth-cc/caddy-oauth-cc/blob/main/docs/troubleshooting.md#invalid_client
 URL/token  app  fresh  in TIME  -  ID
 `
 	if got := withoutNumbers(out, endpoint); got != after || errors != "" {
