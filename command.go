@@ -75,7 +75,8 @@ default_ttl_seconds (used where the lifetime is not known), scope, missing_scope
 clock_skew_seconds (positive if the endpoint's clock is ahead), detail,
 endpoint_message, hint, retry_after_seconds, accepted_auth_method and
 accepted_request_format (found by --try-methods), help (the address of what the
-documentation says about a failure), missing_values (for --value) and notes.
+documentation says about a result that is not "ok"), missing_values (for --value) and
+notes.
 
 The exit status is 0 if each endpoint that was asked has granted a token, else 1: also
 if the configuration can't be set up or has no oauth_cc handler.

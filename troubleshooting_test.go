@@ -225,6 +225,26 @@ func TestHelpLeadsToTroubleshooting(t *testing.T) {
 	}
 }
 
+// What the check prints is not always a result's own name.
+func TestTroubleshootingHasTheWordsOfTheCheck(t *testing.T) {
+	_, headings := readTroubleshooting(t)
+	body := func(text string) string {
+		at := slices.IndexFunc(headings, func(h heading) bool { return h.text == text })
+		if at < 0 {
+			t.Fatalf("%s has no heading %q", troubleshootingPage, text)
+		}
+		return headings[at].body
+	}
+	body(check.Summarize([]check.Result{{Result: "timeout"}}).Error())
+	var table strings.Builder
+	if err := check.WriteTable(&table, []check.Result{{Result: "not_checked"}}); err != nil {
+		t.Fatal(err)
+	}
+	if words := "not checked"; !strings.Contains(table.String(), words) || !strings.Contains(body("not_checked"), words) {
+		t.Errorf("%s does not say %q, or the check does not:\n%s", troubleshootingPage, words, table.String())
+	}
+}
+
 // advice is a text for operators that the code makes: constant parts, with values between them.
 type advice struct {
 	at    gotoken.Position

@@ -172,11 +172,11 @@ func TestGrantWithoutItsValuesIsNotChecked(t *testing.T) {
 		"missing": {[]string{"tenant", "part"}, nil, nil,
 			Result{Result: "not_checked", MissingValues: []string{"tenant", "part"}, Notes: []string{
 				"the grant differs from request to request; to check it, add --value tenant=… --value part=…",
-			}}, 1},
+			}, Help: help.Address("not_checked")}, 1},
 		"missing, with a remark": {[]string{"part"}, []string{"which one?"}, nil,
 			Result{Result: "not_checked", MissingValues: []string{"part"}, Notes: []string{
 				"the grant differs from request to request; to check it, add --value part=…", "which one?",
-			}}, 1},
+			}, Help: help.Address("not_checked")}, 1},
 		"unfit": {nil, nil, errors.New("can't be used"), Result{Result: "refused", Detail: "can't be used", Help: help.Address("refused")}, 1},
 		"given": {nil, nil, nil, Result{Result: "ok", TokenType: "Bearer", Lifetime: 3600}, 2},
 	} {

@@ -69,19 +69,25 @@ func newCheckResult(request endpoint.Request) Result {
 	}
 }
 
+// newUncheckedResult starts the result of a request that is not sent.
+func newUncheckedResult(request endpoint.Request) Result {
+	r := newCheckResult(request)
+	r.Result, r.Help = resultNotChecked, help.Address(resultNotChecked)
+	return r
+}
+
 // refusedBefore is for a grant whose client was refused for another grant. Each further try could
 // bring the client closer to being locked out.
 func refusedBefore(t Target) Result {
-	r := newCheckResult(t.Template)
-	r.Result = resultNotChecked
+	r := newUncheckedResult(t.Template)
 	r.remark("the same client was refused just now")
 	return r
 }
 
 // uncheckedResult is for a grant whose placeholders have no values.
 func uncheckedResult(t Target) Result {
-	r := newCheckResult(t.Template)
-	r.Result, r.MissingValues = resultNotChecked, t.Missing
+	r := newUncheckedResult(t.Template)
+	r.MissingValues = t.Missing
 	r.remark("the grant differs from request to request; to check it, add --value %s=…", strings.Join(t.Missing, "=… --value "))
 	r.Notes = append(r.Notes, t.Notes...)
 	return r

@@ -50,6 +50,7 @@ http://endpoint-B.test/token  app                             client_secret_basi
     see https://github.com/caddy-oauth-cc/caddy-oauth-cc/blob/main/docs/troubleshooting.md#invalid_client
 http://endpoint-A.test/token  {http.request.header.X-Tenant}  client_secret_basic      not checked         -       -         -
     note: the grant differs from request to request; to check it, add --value http.request.header.X-Tenant=… --value http.request.host=…
+    see https://github.com/caddy-oauth-cc/caddy-oauth-cc/blob/main/docs/troubleshooting.md#not_checked
 `
 	if got := strings.NewReplacer(good.URL, "http://endpoint-A.test", bad.URL, "http://endpoint-B.test").Replace(out); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
