@@ -1,6 +1,6 @@
-// Package oauthcc makes a Caddy gateway an OAuth 2.0 client-credentials client: it obtains access tokens
-// from a token endpoint (RFC 6749 §4.4), caches them, attaches them to the requests that pass through
-// and renews them, so that neither the gateway's clients nor their requests ever hold a credential.
+// Package oauthcc makes a Caddy gateway an OAuth 2.0 client-credentials client: it gets access tokens from a token
+// endpoint (RFC 6749 §4.4), caches them, adds them to the requests that are proxied, and renews them. Clients of the
+// gateway need no credential.
 //
 // This package is the Caddy module. The packages below it do the work:
 //
@@ -54,16 +54,16 @@
 // tokenRequest.changedSince looks for a change, and a change ends the pause.
 //
 // The files of the signing key and the client certificate are read at the same times. A certificate that was replaced
-// gets the endpoint's transport new connections (clientcertificate.go). The token at hand stays in use.
+// gets the endpoint's transport new connections (clientcertificate.go). The current token stays in use.
 //
 // # What logs, events, spans and the Admin API show
 //
 //   - Of a fetch: the endpoint without its query, and the client_id, both resolved. They are shown even if
-//     tokenRequest.hides hides the placeholders that they come from. What clients choose of them is cut (names.go).
-//   - Of other parts of a token request, in the log and the Admin API: what tokenRequest.public leaves.
+//     tokenRequest.hides hides the placeholders that they come from. The parts that clients choose are cut (names.go).
+//   - Of the other parts of a token request, in the log and the Admin API: those that tokenRequest.public returns.
 //   - Of a token: its name, tokencache.Fingerprint.
-//   - Of a failure: endpoint.Error. Said is the peer's text, through mask.Secrets.Quote. Detail is our own, and can
-//     quote a value of resource.
+//   - Of a failure: endpoint.Error. Said is the peer's text, masked by mask.Secrets.Quote. Detail is our own text. It
+//     can quote a value of resource.
 //   - Of a storage's error: its text, on one line and not masked (fleet/health.go).
 //   - Of a tenant, in the Admin API: the values that tokenRequest.hides doesn't hide.
 //
@@ -88,14 +88,14 @@
 //	Grant.mu (tokencache)      then  Table.mu (tokencache)
 //	tape.mu (replay)           then  Budget.mu (replay), the memory of all recorded bodies
 //
-// Under Budget.mu, those of other tapes are tried, but not waited for.
+// Whoever holds Budget.mu tries the tape.mu of other tapes, but does not wait for one.
 //
 // Each of the others is taken alone:
 //
 //	directory.mu (directory.go)                  the list of handlers in this process
 //	certificates.mu (certificates.go)            the certificates that a handler uses
 //	clientCertificate.mu (clientcertificate.go)  the next look at its files
-//	certificateWarnings.mu (certificates.go)     when certificates were warned of
+//	certificateWarnings.mu (certificates.go)     when warnings of certificates were logged
 //	Discovery.mu (endpoint)                      which fetch reads an issuer's metadata
 //	nonces.mu (dpop)                             the nonces of one side, by origin
 //	health.mu (fleet)                            what failed in a storage

@@ -28,183 +28,180 @@ const (
 	defaultMaxTokens    = 10000
 )
 
-// Handler is a middleware that attaches an OAuth 2.0 access token to every
-// request, obtained with the client-credentials grant. A token that the upstream
-// rejects is renewed and the request sent once more, unseen by the client.
+// Handler is a middleware that adds an OAuth 2.0 access token to each request, for the `reverse_proxy` that follows. It
+// gets the token from a token endpoint with the client-credentials grant (RFC 6749 §4.4), caches it and renews it before
+// it expires. If the upstream rejects the token, the handler gets another one and sends the request again. Clients don't
+// notice, and they need no credential.
 //
-// The placeholders {env.*}, {file.*} and {system.*} can be used in token_endpoint, issuer,
-// client_id, client_secret, client_assertion, grant, scopes, audience, resource, params and
-// request_headers. They are resolved whenever a token is fetched, so a rotated secret
-// needs no reload. A literal brace is written \{.
+// Most configurations only need `token_endpoint`, `client_id` and `client_secret`. Handlers with the same token request
+// share one token, also across sites and configuration reloads.
 //
-// Placeholders of the request, {http.*} and those that a map handler sets, can be used in the
-// same options but issuer. Each combination of their values is a grant of its own then,
-// with a token of its own. A placeholder that is empty fails the request.
+// These placeholders are set on each request. You can use them in logs and error routes:
 //
-// The handler sets two placeholders on each request, for logs and error routes:
+// Placeholder | Description
+// ------------|-------------
+// `{http.oauth_cc.status}` | Where the token came from: `fresh` (the cache), `stale` (the cache, while the next token is being fetched or can't be had), `fetched` (the request waited for it), `replayed` (another token, after the upstream rejected the first) or `none`.
+// `{http.oauth_cc.error}` | Why there is no token: an error code registered for OAuth, such as `invalid_client`; otherwise `refused`, `unreachable`, `timeout`, `server_error` or `invalid_response`.
 //
-//   - `{http.oauth_cc.status}` says where the request's token came from: `fresh` (the cache), `stale` (the cache,
-//     while the next one is due or being fetched), `fetched` (this request waited for it), `replayed` (a renewed
-//     one, after the upstream rejected the first) or `none`.
-//   - `{http.oauth_cc.error}` says why there was no token: an error code registered for OAuth, such as
-//     `invalid_client`, or `refused`, `unreachable`, `timeout`, `server_error`, `invalid_response`.
+// The options `token_endpoint`, `issuer`, `client_id`, `client_secret`, `client_assertion`, `grant`, `scopes`,
+// `audience`, `resource`, `params` and `request_headers` accept placeholders:
+//
+//   - `{env.*}`, `{file.*}` and `{system.*}` are resolved for each token request, so a new secret needs no reload. Each
+//     must have a value when the configuration is loaded.
+//   - `{http.*}` and the placeholders that a `map` handler sets differ from request to request. All of these options but
+//     `issuer` accept them. Each combination of values has its own token, such as one for each tenant. If one of
+//     these placeholders is empty, the request fails.
+//
+// A literal opening brace is written `\{`.
 type Handler struct {
-	// The URL of the token endpoint (RFC 6749 §3.2): absolute, https, without user
-	// info and fragment. http is accepted for loopback hosts. Redirects are never
-	// followed. Required, unless there is an issuer, or a signing_key that is the key file of a
-	// Google service account, which names it.
+	// The URL of the token endpoint (RFC 6749 §3.2). It must be an absolute https URL without user info and fragment.
+	// An http URL is only accepted for a loopback host, or with insecure_http. Redirects are not followed, so give the
+	// final URL. Required, unless there is an issuer, or a signing_key with the key file of a Google service account,
+	// which contains the URL.
 	TokenEndpoint string `json:"token_endpoint,omitempty"`
 
-	// The authorization server's issuer identifier, instead of token_endpoint: the endpoint
-	// is then discovered in the server's metadata (RFC 8414, else OpenID Connect Discovery
-	// 1.0), which has to name exactly this issuer and an endpoint of the same scheme. The
-	// metadata is read with the first token, and again after an hour or when the endpoint
-	// fails. With a client certificate in transport, `mtls_endpoint_aliases` is used.
-	// https, without query and fragment; http is accepted for loopback hosts.
+	// The issuer identifier of the authorization server. Use it instead of token_endpoint if the server publishes
+	// metadata (RFC 8414, otherwise OpenID Connect Discovery 1.0): the endpoint is then discovered. The metadata must
+	// name exactly this issuer, and an endpoint with the same scheme. It is read with the first token, and again after an
+	// hour or when the endpoint fails. If transport has a client certificate, the endpoint in `mtls_endpoint_aliases` is
+	// used (RFC 8705 §5). The issuer must be an https URL without user info, query and fragment. An http URL is only
+	// accepted for a loopback host, or with insecure_http.
 	Issuer string `json:"issuer,omitempty"`
 
-	// How long one fetch of a token may take as a whole, retries included.
-	// Each try gets half of it. Default: `10s`.
+	// How long a fetch of a token may take, including retries. Each attempt gets half of it. Default: `10s`.
 	Timeout caddy.Duration `json:"timeout,omitempty"`
 
-	// How to connect to the token endpoint: TLS trust, client certificate, proxy,
-	// resolver, timeouts, as in reverse_proxy's HTTP transport. The files of the client
-	// certificate are read at every token request, except with HTTP/3; a pair that can't be
-	// used leaves the one before in use.
+	// How to connect to the token endpoint: TLS trust, client certificate, proxy, resolver and timeouts. The options are
+	// those of reverse_proxy's HTTP transport, except for `proxy_protocol`. The files of a client certificate are read
+	// at each token request, except with HTTP/3. If the new files can't be used, the previous certificate stays in use.
 	Transport *reverseproxy.HTTPTransport `json:"transport,omitempty"`
 
-	// Allow a token endpoint with cleartext http that is not on a loopback host.
-	// The credential can then be read by anyone on the way. Default: false.
+	// Allow http for a token endpoint or an issuer that is not on a loopback host. Anyone on the way can then read the
+	// credential. Default: `false`.
 	InsecureHTTP bool `json:"insecure_http,omitempty"`
 
-	// The client identifier issued by the authorization server. Required unless
-	// auth_method is `none` or there is a client_assertion.
+	// The client identifier that the authorization server has issued. Required, unless auth_method is `none` or there is
+	// a client_assertion.
 	ClientID string `json:"client_id,omitempty"`
 
-	// The client's secret. Give it as a placeholder, {env.*} or {file.*}, to keep it out of the configuration.
+	// The secret of the client. Give it as a placeholder, `{file.*}` or `{env.*}`, so that it is not in the
+	// configuration. Required by the methods that use one, see auth_method.
 	ClientSecret string `json:"client_secret,omitempty"`
 
-	// How the client authenticates at the token endpoint: `client_secret_basic`
-	// (HTTP Basic, id and secret form-encoded, RFC 6749 §2.3.1),
-	// `client_secret_basic_raw` (HTTP Basic with both as they are, which some
-	// servers expect), `client_secret_post` (both in the body), `client_secret_jwt` and
-	// `private_key_jwt` (an assertion signed with the secret or with signing_key, RFC 7523
-	// §2.2), `tls_client_auth` (the client certificate in transport, RFC 8705 §2) or
-	// `none` (the client_id alone). Default: `client_secret_basic`; `private_key_jwt` with a
-	// client_assertion, else `none` with grant `jwt_bearer`.
+	// How the client authenticates at the token endpoint:
+	//
+	//   - `client_secret_basic`: HTTP Basic. The id and the secret are form-encoded (RFC 6749 §2.3.1).
+	//   - `client_secret_basic_raw`: HTTP Basic. The id and the secret are sent as they are, which some servers expect.
+	//   - `client_secret_post`: the id and the secret are in the body.
+	//   - `client_secret_jwt`: a JWT, the assertion, that is signed with the secret (RFC 7523 §2.2).
+	//   - `private_key_jwt`: an assertion that is signed with the key in signing_key, or a client_assertion.
+	//   - `tls_client_auth`: the client certificate in transport (RFC 8705 §2).
+	//   - `none`: the client_id alone, if there is one.
+	//
+	// Default: `private_key_jwt` if there is a client_assertion, otherwise `none` if there is a grant, otherwise
+	// `client_secret_basic`.
 	AuthMethod string `json:"auth_method,omitempty"`
 
-	// How the client's assertions are made; required with `private_key_jwt`, unless there is a
-	// client_assertion, and with grant `jwt_bearer`. Optional with `client_secret_jwt`.
+	// The private key that signs assertions, and how they are made. Required with auth_method `private_key_jwt`, unless
+	// there is a client_assertion, and with grant `jwt_bearer`. Optional with `client_secret_jwt`.
 	SigningKey *SigningKey `json:"signing_key,omitempty"`
 
-	// An assertion that somebody else has signed for the client, instead of signing_key: the
-	// projected token of a Kubernetes service account, a JWT-SVID, or what a signer beside the
-	// gateway writes. Not with storage.
+	// An assertion that somebody else has signed for the client, instead of a signing_key. Examples are the projected
+	// token of a Kubernetes service account, a SPIFFE JWT-SVID, or the output of a signer beside the gateway. It can't be
+	// combined with storage.
 	ClientAssertion *ClientAssertion `json:"client_assertion,omitempty"`
 
-	// Another grant than client-credentials, which asks for the token. Default: client-credentials.
+	// The JWT bearer grant, to ask for a token for a certain user or account. Default: the client-credentials grant.
 	Grant *Grant `json:"grant,omitempty"`
 
-	// How the token request's body is written: `form` (RFC 6749) or `json`, an
-	// object with the same members. A parameter with several values becomes an
-	// array. Default: `form`.
+	// The format of the token request's body: `form` (RFC 6749 §4.4.2), or `json`, which is an object with the same
+	// members. In JSON, a parameter with several values is an array. Default: `form`.
 	RequestFormat string `json:"request_format,omitempty"`
 
-	// The scopes to ask for, sent joined by spaces. Default: none, which leaves
-	// the choice to the server.
+	// The scopes to ask for. They are sent as one parameter, separated by spaces (RFC 6749 §3.3). Default: none, the
+	// server chooses.
 	Scopes []string `json:"scopes,omitempty"`
 
-	// Values of the `audience` parameter that some servers expect.
+	// The values of the `audience` parameter, which some servers expect. Default: none.
 	Audience []string `json:"audience,omitempty"`
 
-	// Values of the `resource` parameter (RFC 8707): absolute URIs without
-	// fragment.
+	// The values of the `resource` parameter (RFC 8707 §2). They are absolute URIs without fragment. Default: none.
 	Resource []string `json:"resource,omitempty"`
 
-	// Further parameters of the token request. `grant_type` replaces
-	// `client_credentials`, for another grant, such as `password`, or for servers that
-	// call it otherwise. In a value that is JSON, a placeholder of the request stands in a
-	// string and is escaped.
+	// Further parameters of the token request. `grant_type` replaces `client_credentials`: for another grant such as
+	// `password`, or for a server with its own name for the grant. If a value is JSON, a placeholder of the request must
+	// be in one of its strings, and its content is escaped. Default: none.
 	Params map[string][]string `json:"params,omitempty"`
 
-	// Further header fields of the token request.
+	// Further header fields of the token request. Default: none.
 	RequestHeaders map[string][]string `json:"request_headers,omitempty"`
 
-	// Where the endpoint's JSON answer has `access_token`, `expires_in` or `token_type`, for logins
-	// that look like OAuth: the names of the members that lead there, joined by dots, such as
-	// `data.accessToken`. With a path, the member that OAuth has is ignored. A path goes through
-	// objects, not through lists, and a name has letters, digits, hyphens, underscores and blanks. An
-	// answer that is a form is read as OAuth has it. Default: none.
+	// Where a JSON answer of the endpoint has `access_token`, `expires_in` or `token_type`, for logins that look like
+	// OAuth. A value is a path: names of members, separated by dots, such as `data.accessToken`. It goes through objects,
+	// but not through arrays. A name consists of letters, digits, hyphens, underscores and spaces. If there is a path, the
+	// member with OAuth's name is ignored. Answers that are forms are not affected. Default: none, as in OAuth
+	// (RFC 6749 §5.1).
 	ResponseFields map[string]string `json:"response_fields,omitempty"`
 
-	// How long a token is used when neither `expires_in` nor the token itself, as a
-	// JWT, tells its lifetime. Default: `5m`.
+	// How long a token is used if its lifetime is unknown: the answer has no `expires_in`, and the token is not a JWT
+	// that contains its lifetime. Default: `5m`.
 	DefaultTTL caddy.Duration `json:"default_ttl,omitempty"`
 
-	// How long a token lives, whatever the endpoint and the token itself say: for endpoints that
-	// say it wrong, such as 0 for tokens that don't expire, or milliseconds. `refresh_in` still
-	// counts. Not with default_ttl. Default: what they say.
+	// How long tokens live, regardless of what the endpoint and the token say. Use it if they are wrong, such as 0 for
+	// tokens that don't expire, or milliseconds instead of seconds. The endpoint's `refresh_in` still counts. It can't be
+	// combined with default_ttl. Default: what the endpoint and the token say.
 	TTL caddy.Duration `json:"ttl,omitempty"`
 
-	// How long before its expiry a token is renewed: a duration such as `2m` (at most half of
-	// the lifetime), a share of the lifetime such as `25%` (up to 90%), or `off`. The first
-	// request after that time starts the renewal and does not wait for it. The time is moved
-	// by up to a fifth for each token, so that gateways don't renew at the same time. If the
-	// endpoint recommends an earlier time with `refresh_in`, that counts. Default: a quarter
-	// of the lifetime, at most `5m`.
+	// How long before its expiry a token is renewed. It can be a duration such as `2m` (at most half of the lifetime is
+	// used), a share of the lifetime such as `25%` (at most 90%), or `off`. The first request after that time starts the
+	// renewal and does not wait for it. The time differs by up to a fifth for each token, so that gateways don't renew at
+	// the same moment. If the endpoint recommends an earlier time (`refresh_in`), that time counts. Default: a quarter of
+	// the lifetime, at most `5m`.
 	RefreshAhead string `json:"refresh_ahead,omitempty"`
 
-	// Get the first token when the configuration has started, without delaying or
-	// failing that, and keep it renewed while there are no requests. Default: false, a
-	// token that is not used expires, and the next request waits for another.
+	// Get the first token when the configuration has started, and keep it renewed while there are no requests. If that
+	// fails, the configuration runs all the same. It can't be combined with placeholders of the request. Default:
+	// `false`: the first request gets the token, and a token that is not used expires.
 	Prefetch bool `json:"prefetch,omitempty"`
 
-	// The request header that carries the token upstream. What the client sent
-	// under that name is removed. Default: `Authorization` with the scheme
-	// `Bearer`.
+	// The request header that carries the token to the upstream. If the client sent the same header, it is removed. It
+	// can't be combined with dpop. Default: `Authorization` with the scheme `Bearer` (RFC 6750 §2.1).
 	TokenHeader *TokenHeader `json:"token_header,omitempty"`
 
-	// Pass a request that brings its own token header on untouched, without a
-	// token of the gateway's. Default: false.
+	// Let a request that already has the token header pass unchanged, without a token of the gateway. Default: `false`.
 	KeepClientAuthorization bool `json:"keep_client_authorization,omitempty"`
 
-	// The statuses with which the upstream rejects a token, from 300 to 599: some APIs
-	// redirect to a login page. Such a response is held, the token renewed and the
-	// request sent once more, unless its `WWW-Authenticate` challenge says that the
-	// token was not at fault. 401 stands for the gRPC status UNAUTHENTICATED as well,
-	// where it is in the header. An empty list turns this off. Default: `[401]`.
+	// The statuses with which the upstream rejects a token, from 300 to 599. Some APIs redirect to a login page. If an
+	// answer has such a status, the token is renewed and the request is sent again, unless the `WWW-Authenticate` field
+	// says that the token was not the cause (RFC 6750 §3.1). 401 also stands for the gRPC status UNAUTHENTICATED in the
+	// header of an answer. An empty list turns this off. Default: `[401]`.
 	RetryStatus []int `json:"retry_status,omitzero"`
 
-	// How much of the request bodies is kept in memory so that a rejected request
-	// can be sent again.
+	// How much memory is used to keep the bodies of requests, so that a request can be sent again. Refused if retry_status
+	// is an empty list, unless dpop is set. Default: the defaults of its members.
 	ReplayBuffer *ReplayBuffer `json:"replay_buffer,omitempty"`
 
-	// The status for the client when the upstream's final answer still has a status of
-	// retry_status. Its `WWW-Authenticate` and `Location` are removed, as they are meant
-	// for the gateway. A gRPC call gets the gRPC status that stands for it, without the
-	// message. Default: off, the upstream's answer passes through.
+	// The status that the client gets, from 400 to 599, if the upstream's final answer still has a status of
+	// retry_status. The `WWW-Authenticate` and `Location` fields are removed, as they are meant for the gateway. A gRPC
+	// call gets the corresponding gRPC status, without the message. Default: off, the upstream's answer passes unchanged.
 	MaskRejection int `json:"mask_rejection,omitempty"`
 
-	// Proxy the request without a token when none can be had, instead of answering
-	// with an error. Default: false.
+	// Proxy a request without a token if none can be had, instead of answering with an error. Default: `false`.
 	AllowWithoutToken bool `json:"allow_without_token,omitempty"`
 
-	// How many tokens are kept when placeholders of the request make the grant differ from
-	// request to request. Beyond that, the least recently used are dropped. Refused without
-	// such placeholders. Default: 10000.
+	// How many tokens are kept if options have placeholders of the request. If there are more, the least recently used
+	// are dropped. Without such placeholders there is one token, and this option is refused. Default: 10000.
 	MaxTokens int `json:"max_tokens,omitempty"`
 
-	// Share tokens with other gateways that use the same storage, where they are encrypted with
-	// the client's credential: a storage module, or an empty object for the storage that
-	// Caddy is configured with. Not with dpop, nor with auth_method `none`. Default: off.
+	// Share tokens with other gateways that use the same storage. The tokens are encrypted with the client's credential.
+	// The value is a storage module, or an empty object for the storage that Caddy is configured with. It can't be
+	// combined with dpop, with client_assertion, or with auth_method `none` unless there is a grant. Default: off.
 	StorageRaw json.RawMessage `json:"storage,omitempty" caddy:"namespace=caddy.storage inline_key=module"`
 
-	// Bind the token to a key of this process and prove its possession with each request
-	// (DPoP, RFC 9449): the origin by which the upstream knows itself, such as
-	// `https://api.example.com`. A proof is for the method and the path that the request
-	// has in this handler, so nothing after it may change them. Tokens that are not bound
-	// are refused. Default: off.
+	// Bind tokens to a key of this process, and prove with each request that the gateway has the key (DPoP, RFC 9449).
+	// The value is the origin by which the upstream knows itself, such as `https://api.example.com`. A proof is valid for
+	// the method and the path that the request has in this handler, so later handlers must not change them. Tokens that
+	// are not bound to the key are refused. Default: off.
 	DPoP string `json:"dpop,omitempty"`
 
 	// Set by Provision, each with a job of its own.
@@ -221,100 +218,97 @@ type Handler struct {
 	}
 }
 
-// TokenHeader tells in which request header the token travels upstream.
+// TokenHeader is the request header that carries the token to the upstream.
 type TokenHeader struct {
-	// The name of the header field.
+	// The name of the header field. Required.
 	Name string `json:"name,omitempty"`
 
-	// The authentication scheme before the token. Empty: the token stands alone.
+	// The authentication scheme before the token, a single word. Default: none, the field contains the token alone.
 	Scheme string `json:"scheme,omitempty"`
 }
 
-// ReplayBuffer bounds the memory for replaying request bodies.
+// ReplayBuffer limits the memory for request bodies that may have to be sent again. A request whose body does not fit is
+// proxied as usual, but it can't be sent again.
 type ReplayBuffer struct {
-	// Bytes to keep of one request's body. If more was read before the upstream
-	// rejected the request, it is not sent again. Default: 1 MiB.
+	// The maximum for the body of one request, in bytes. Default: 1048576 (1 MiB).
 	PerRequest int64 `json:"per_request,omitempty"`
 
-	// Bytes to keep over all requests of this handler. Default: 64 MiB, or the size
-	// per request if that is larger.
+	// The maximum for all requests of this handler, in bytes. It must be at least per_request. A quarter of it is
+	// reserved for bodies of up to 64 KiB. Default: 67108864 (64 MiB), or per_request if that is larger.
 	Total int64 `json:"total,omitempty"`
 }
 
-// SigningKey tells how client assertions are made (RFC 7523 §2.2 and §3): JWTs that
-// the client signs to authenticate itself, a new one for each attempt.
+// SigningKey is the key of the client, and says how the client's assertions are made (RFC 7523 §2.2 and §3). An
+// assertion is a JWT that the client signs to authenticate. There is a new one for each attempt.
 type SigningKey struct {
-	// The file with the private key, for auth_method `private_key_jwt` and grant `jwt_bearer`: PEM
-	// (PKCS #8, PKCS #1 or SEC 1), a JWK, or the JSON key file of a Google service account. It is
-	// read again when it changes; a key that can't be used leaves the one before in use. Without a
-	// file the client_secret signs, with auth_method `client_secret_jwt`.
+	// The file with the private key: PEM (PKCS #8, PKCS #1 or SEC 1), a JWK (RFC 7517), or the JSON key file of a Google
+	// service account. It is read at each token request. If a new key can't be used, the previous key stays in use.
+	// Required with auth_method `private_key_jwt` and with grant `jwt_bearer`. With auth_method `client_secret_jwt` the
+	// client_secret signs, and a file is refused.
 	File string `json:"file,omitempty"`
 
-	// The file with the certificate of the key, in PEM; it can be the same file. Its thumbprints are in the
-	// header of assertions then, as `x5t` and `x5t#S256` (RFC 7515 §4.1.7 and §4.1.8). It is read again with
-	// the key, and has to fit it. Default: none.
+	// The file with the certificate of the key, in PEM. It can be the same file. The thumbprints of the certificate are
+	// added to the header of assertions, as `x5t` and `x5t#S256` (RFC 7515 §4.1.7 and §4.1.8). The file is read together
+	// with the key, and the certificate must belong to the key. Default: none.
 	Certificate string `json:"certificate,omitempty"`
 
-	// Have the certificate itself in the header as well, with all others in its file, as `x5c` (RFC 7515
-	// §4.1.6). Default: false.
+	// Add all certificates of the certificate file to the header of assertions, as `x5c` (RFC 7515 §4.1.6). Default:
+	// `false`.
 	X5C bool `json:"x5c,omitempty"`
 
-	// The signature algorithm (RFC 7518 §3.1, RFC 8037 §3.1): RS256, RS384, RS512, PS256,
-	// PS384, PS512, ES256, ES384, ES512 or EdDSA, as fits the key; HS256, HS384 or HS512
-	// with a secret. Default: the JWK's `alg`, or RS256, ES256, ES384, ES512, EdDSA by
-	// the kind of the key; HS256 with a secret.
+	// The signature algorithm (RFC 7518 §3.1, RFC 8037 §3.1). For a private key: RS256, RS384, RS512, PS256, PS384,
+	// PS512, ES256, ES384, ES512 or EdDSA, as fits the key. For a secret: HS256, HS384 or HS512. Default: the `alg` of
+	// the JWK, otherwise RS256, ES256, ES384, ES512 or EdDSA, depending on the key; HS256 for a secret.
 	Alg string `json:"alg,omitempty"`
 
-	// The `kid` by which the server knows the key. Default: the JWK's, else none. As in
-	// audience, {env.*}, {file.*} and {system.*} can be used.
+	// The `kid` by which the server knows the key (RFC 7515 §4.1.4). `{env.*}`, `{file.*}` and `{system.*}` can be used.
+	// Default: the `kid` of the key's file, otherwise none.
 	KeyID string `json:"key_id,omitempty"`
 
-	// The `aud` of the client's assertion. Default: the issuer if that is configured, else the
-	// token endpoint.
+	// The `aud` of the client's assertion (RFC 7523 §3). `{env.*}`, `{file.*}` and `{system.*}` can be used. Default:
+	// the issuer if it is configured, otherwise the token endpoint.
 	Audience string `json:"audience,omitempty"`
 
-	// The `typ` of assertions; servers that know no other want `JWT`. Default:
-	// `client-authentication+jwt` for the client's, and `JWT` for that of grant `jwt_bearer`.
+	// The `typ` of assertions (RFC 7515 §4.1.9). Older servers expect `JWT`. Default: `client-authentication+jwt` for
+	// the client's assertion, `JWT` for the assertion of grant `jwt_bearer`.
 	Typ string `json:"typ,omitempty"`
 
 	// How long the client's assertion is valid, at least a second. Default: `1m`.
 	Lifetime caddy.Duration `json:"lifetime,omitempty"`
 }
 
-// ClientAssertion is a JWT with which the client authenticates (RFC 7521 §4.2), made by somebody
-// else. It is read for each fetch of a token, and one that has ended is not sent.
+// ClientAssertion is a JWT with which the client authenticates (RFC 7521 §4.2), and which somebody else has made. It is
+// read for each token request. An assertion that has expired is not sent.
 type ClientAssertion struct {
-	// The assertion. Give it as {file.*}. That file can be missing while the configuration is
-	// loaded; until the assertion is there, fetches fail. A new assertion alone does not cause a token request.
+	// The assertion. Give it as `{file.*}`. The file may be missing when the configuration is loaded; until it exists, no
+	// token can be fetched. A new assertion alone does not cause a token request. Required.
 	Value string `json:"value,omitempty"`
 
-	// Its `client_assertion_type`, a URI. Default:
-	// `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`.
+	// The `client_assertion_type`, a URI. Default: `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`
+	// (RFC 7523 §2.2).
 	Type string `json:"type,omitempty"`
 }
 
-// Grant is the JWT bearer grant (RFC 7523 §2.1): the client signs an assertion that says for whom it asks for a
-// token. No user takes part. {env.*}, {file.*}, {system.*} and
-// placeholders of the request can be used in issuer, subject, audience and the values of claims.
+// Grant is the JWT bearer grant (RFC 7523 §2.1). The client signs an assertion that says for which user or account it
+// asks for a token. The user takes no part in it. The issuer, the subject, the audience and the values of claims accept
+// the same placeholders as `client_id`.
 type Grant struct {
-	// The kind of the grant: `jwt_bearer`.
+	// The kind of grant. Required. The only kind is `jwt_bearer`.
 	Type string `json:"type,omitempty"`
 
-	// The `iss` of the assertion. Default: the account of a Google service account's key file, else
-	// the client_id.
+	// The `iss` of the assertion. Default: the account of a Google service account's key file, otherwise the client_id.
 	Issuer string `json:"issuer,omitempty"`
 
 	// The `sub` of the assertion: the user or the account that the token is for. Default: none.
 	Subject string `json:"subject,omitempty"`
 
-	// The `aud` of the assertion. Default: the handler's issuer if that is configured, else the
-	// token endpoint.
+	// The `aud` of the assertion. Default: the issuer of the handler if it is configured, otherwise the token endpoint.
 	Audience string `json:"audience,omitempty"`
 
-	// Write the scopes into the claim `scope` instead of the parameter. Default: false.
+	// Send the scopes in the claim `scope` of the assertion instead of the parameter `scope`. Default: `false`.
 	ScopeClaim bool `json:"scope_claim,omitempty"`
 
-	// Further claims, by name. Their values are strings.
+	// Further claims of the assertion, by name. The values are strings. Default: none.
 	Claims map[string]string `json:"claims,omitempty"`
 
 	// How long the assertion is valid, at least a second. Default: `1m`.
@@ -329,8 +323,8 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision checks the options, resolves their placeholders once to see that they have values, sets up the
-// way to the token endpoint and joins the process's token cache. It asks for no token.
+// Provision checks the options, resolves their placeholders once to see that they have values, sets up the transport to
+// the token endpoint and joins the process's token cache. It does not ask for a token.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.reporter.ctx, h.reporter.logger = ctx, ctx.Logger()
 	if err := h.provisionOptions(); err != nil {
@@ -414,8 +408,9 @@ func (h *Handler) provisionMaxTokens() error {
 	return nil
 }
 
-// Cleanup stops the keeper, looks at the certificate and the sweep of the storage, gives back what Provision acquired, and closes idle
-// connections to the token endpoint. The pool keeps the grant as long as another configuration uses it.
+// Cleanup stops the keeper, the timer that reads the client certificate again, and the sweep of the storage. It releases
+// what Provision acquired, and closes idle connections to the token endpoint. The pool keeps the grant as long as another
+// configuration uses it.
 func (h *Handler) Cleanup() error {
 	handlers.remove(h)
 	h.keeper.Stop()
