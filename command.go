@@ -28,8 +28,9 @@ func init() {
 		Usage: "[command]",
 		Short: "Commands for the oauth_cc handler",
 		Long: `
-Commands for oauth_cc, which gets OAuth 2.0 access tokens for what the gateway
-proxies.
+Commands for the oauth_cc handler, which adds OAuth 2.0 access tokens to proxied
+requests: check a configuration before you load it, and see and renew the tokens of
+a running Caddy.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
 			cmd.Args = cobra.NoArgs // so that a subcommand that is not there is an error
@@ -40,52 +41,67 @@ proxies.
 }
 
 const checkHelp = `
-Sets the configuration up as "caddy validate" does, without starting it, asks the token
-endpoint of each oauth_cc handler for a token, and prints what came of it. Where
-that failed it tells why, what may help, and where the documentation says more.
-Tokens and secrets are never printed, and the tokens are thrown away.
+Checks that you get a token before you load a configuration. It asks the token
+endpoint of each oauth_cc handler for a token and prints the results. For each
+failure it prints the cause, what may help, and where to read more.
 
-Placeholders such as {env.*} and {file.*} stand for what they do in this command's
-environment: run it as the user that Caddy runs as, with the same variables.
---envfile loads some from a file.
+The configuration is set up as by "caddy validate", but not started. Tokens and
+secrets are never printed, and the tokens are thrown away.
 
-Handlers that have the same grant are asked once, and a client that is refused is not
-tried again with the grants that it has besides. Where placeholders of the request
-choose the grant, --value tells what they stand for, by the name in the
-configuration, with or without braces; it can be repeated. {env.*} and {file.*} in
-the value are replaced, so that a secret need not be on the command line:
+Placeholders such as {env.*} and {file.*} are resolved in the environment of this
+command. So run it as the user that Caddy runs as, with the same variables.
+--envfile loads variables from a file.
+
+Handlers with the same grant are checked once. When a client is refused, its other
+grants are not checked.
+
+If the grant depends on placeholders of the request, give their values with --value.
+The name is that in the configuration, with or without braces. You can repeat the
+flag. {env.*} and {file.*} in the value are replaced, so that no secret has to be on
+the command line:
 
     --value header.X-Tenant=acme --value 'header.X-Api-Key={env.ACME_KEY}'
 
-Where a map sets the placeholder, give what goes into the map, and the map is checked
-as well: a tenant that is not in it is a failure. What comes out of the map can be
-given instead, and then the map is not used. Handlers whose values are missing are
-listed as not checked, with the names of those values.
+If a map sets the placeholder, give the input of the map. The map is then checked as
+well: a tenant that is not in the map is a failure. If you give the output instead,
+the map is not used. Handlers whose values are missing are listed as not checked,
+with the names of the values.
 
---try-methods has an endpoint that refuses the client asked again with the other
-ways to send a secret, until one is accepted, and tells what to write: auth_method,
-and request_format where that is another. It tries the methods with a form first,
-then, after 400, 401 or 415, with JSON: five more requests at most. Each try that
-fails may count as one, where an endpoint locks clients out.
+--try-methods is for an endpoint that refuses the client. It tries the other ways to
+send the secret until one is accepted, and prints which auth_method, and if needed
+which request_format, to configure. It tries forms first; after 400, 401 or 415 it
+also tries JSON. It makes five more requests at most. If the endpoint locks clients
+out, each of them may count as a failure.
 
---json prints an array with an object for each grant. Members that have no value are
-omitted: endpoint, issuer, client_id, auth_method, grant, request_format, result ("ok",
-"not_checked" or an error code), status, token_type, lifetime_seconds,
-default_ttl_seconds (used where the lifetime is not known), scope, missing_scope,
-clock_skew_seconds (positive if the endpoint's clock is ahead), detail,
-endpoint_message, hint, retry_after_seconds, accepted_auth_method and
-accepted_request_format (found by --try-methods), help (the address of what the
-documentation says about a result that is not "ok"), missing_values (for --value) and
-notes.
+--json prints an array with an object for each grant. These are its members; a member
+without a value is omitted:
 
-The exit status is 0 if each endpoint that was asked has granted a token, else 1: also
-if the configuration can't be set up or has no oauth_cc handler.
+    endpoint, issuer, client_id, auth_method, grant, request_format
+    result                    "ok", "not_checked" or an error code
+    status                    HTTP status of the answer
+    token_type
+    lifetime_seconds
+    default_ttl_seconds       used if the lifetime is unknown
+    scope, missing_scope
+    clock_skew_seconds        positive if the endpoint's clock is ahead
+    detail                    the cause, in our words
+    endpoint_message          the endpoint's words
+    hint                      what may help
+    retry_after_seconds
+    accepted_auth_method      found by --try-methods
+    accepted_request_format   found by --try-methods
+    help                      address of the documentation of a result that is not "ok"
+    missing_values            for --value
+    notes
+
+The exit status is 0 if every endpoint that was asked granted a token. Otherwise it is
+1, also if the configuration can't be set up or has no oauth_cc handler.
 `
 
 func newCheckCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [--config <path>] [--adapter <name>] [--envfile <path>] [--value <placeholder>=<value>] [--try-methods] [--json]",
-		Short: "Asks each token endpoint of a configuration for a token",
+		Short: "Asks each token endpoint in a configuration for a token",
 		Long:  checkHelp,
 		Example: `  $ caddy oauth-cc check
   $ caddy oauth-cc check --config /etc/caddy/Caddyfile --envfile /etc/caddy/env
@@ -97,8 +113,8 @@ func newCheckCommand() *cobra.Command {
 	flags.StringP("config", "c", "", "Configuration file, or - for stdin (default: the Caddyfile in this folder)")
 	flags.StringP("adapter", "a", "", "Name of config adapter")
 	flags.StringSlice("envfile", nil, "Environment file(s) to load")
-	flags.StringArray("value", nil, "What a placeholder of the request stands for, as `placeholder=value`; repeatable")
-	flags.Bool("try-methods", false, "Try the other ways to send the secret when the client is refused")
+	flags.StringArray("value", nil, "Value of a placeholder of the request, as `placeholder=value`; repeatable")
+	flags.Bool("try-methods", false, "If the client is refused, try the other ways to send the secret")
 	flags.Bool("json", false, "Print JSON")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return caddycmd.WrapCommandFuncForCobra(func(fl caddycmd.Flags) (int, error) {

@@ -15,55 +15,65 @@ import (
 )
 
 const listHelp = `
-Asks a running Caddy for its tokens, by its admin endpoint, and prints a table. Tokens
+Lists the tokens of a running Caddy in a table. It asks the admin endpoint. The tokens
 themselves and secrets are never printed.
 
-STATE is fresh; stale, when the token is in use and the next request has it renewed; due,
-when requests wait for the next one; expired; or none. EXPIRES is the time to the end of
-the token. NEXT TRY is when the endpoint is asked again after a failure: "now" if it is
-being asked, "on request" if the next request has it asked. Below a token that the
-last request for failed, there is why: the error code and the HTTP status, what was
-found out about the cause, the endpoint's own words, a hint at what may help, and
-where the documentation says more. On a terminal, red means that requests get no
-token, or one that the upstream rejects; yellow that the last request for a token
-failed while there still is one.
+    STATE      fresh     in use
+               stale     in use, and the next request starts its renewal
+               due       about to expire, requests wait for the next token
+               expired
+               none      there is no token
+    EXPIRES    how long the token is still valid
+    NEXT TRY   when the endpoint is asked again after a failure: "now" if it is being
+               asked, "on request" if the next request starts that
 
---failing lists tokens whose last fetch failed, --state those in a state, --value the
-tenants with a value that contains this. The last two can be repeated: a token is in
-one of the states, and has all of the values.
-At most 1000 tokens are listed, or as many as --limit says.
+If the last request for a token failed, the reason is printed below the token: the
+error code and the HTTP status, the cause, the endpoint's own words, a hint at what may
+help, and the address of the documentation. On a terminal, a red STATE means that
+requests get no token, or one that the upstream rejects. A yellow one means that the last request for a token failed, but
+there still is a token.
 
-The admin endpoint is found as by "caddy reload": --address, or else the address in
-the configuration that --config names, or else localhost:2019.
+These flags select tokens. A token must match all of them:
 
---watch prints the list again every two seconds, or as --interval says, until Ctrl-C.
-On a terminal each list takes the place of the one before.
+    --failing   the last request for the token failed
+    --state     the token is in this state, or in one of them if you repeat the flag
+    --value     a value of the tenant contains this text; if you repeat the flag, the
+                tenant must match each
+
+At most 1000 tokens are listed, unless --limit is given.
+
+The admin endpoint is found as by "caddy reload": it is that of --address, otherwise
+that of the configuration in --config, otherwise localhost:2019.
+
+--watch prints the list every two seconds, or at the --interval, until you press
+Ctrl-C. On a terminal each list replaces the previous one.
 
 --json prints the answer of the admin endpoint as it is.
 
-The exit status is 0 if the admin endpoint has answered, whatever the state of the
-tokens is, else 1.
+The exit status is 0 if the admin endpoint answered, regardless of the states of the
+tokens. Otherwise it is 1.
 `
 
 const refreshHelp = `
-Has a running Caddy ask the token endpoint for another token, also in a pause after a
-failure, and prints what came of it. The current token stays in use until then, and
-also if that fails.
+Makes a running Caddy ask the token endpoint for another token, even during a pause
+after a failure, and prints the result. The current token stays in use until there is
+another one, also if the request fails.
 
-The id is the one that "caddy oauth-cc tokens" shows, or as much of its beginning as
-no other token has.
+The id is the one that "caddy oauth-cc tokens" shows. The beginning of it is enough if
+no other token has the same.
 
-The exit status is 0 if another token was granted, else 1.
+The exit status is 0 if another token was granted. Otherwise it is 1.
 `
 
 const forgetHelp = `
-Has a running Caddy forget a token, and end a pause after a failure, so that the next
-request (or prefetch, at once) asks the token endpoint for another.
+Makes a running Caddy forget a token. That also ends a pause after a failure. The next
+request asks the token endpoint for another token; with prefetch, that happens
+immediately.
 
-The id is the one that "caddy oauth-cc tokens" shows, or as much of its beginning as
-no other token has.
+The id is the one that "caddy oauth-cc tokens" shows. The beginning of it is enough if
+no other token has the same.
 
-The exit status is 0 if the token is forgotten, else 1.
+The exit status is 0 if the token is forgotten. Otherwise it is 1.
 `
 
 // addressFlags say where the admin endpoint is, in the usage of a command.
@@ -83,16 +93,16 @@ func newTokensCommand() *cobra.Command {
 		DisableFlagsInUseLine: true,
 	}
 	shared := cmd.PersistentFlags()
-	shared.String("address", "", "Address of the admin endpoint, if it is not the default")
-	shared.StringP("config", "c", "", "Configuration file that tells the address of the admin endpoint, unless --address does")
+	shared.String("address", "", "Address of the admin endpoint (default: that of --config, else localhost:2019)")
+	shared.StringP("config", "c", "", "Configuration file with the address of the admin endpoint")
 	shared.StringP("adapter", "a", "", "Name of config adapter")
 	flags := cmd.Flags()
-	flags.Bool("failing", false, "List tokens whose last fetch failed")
+	flags.Bool("failing", false, "List tokens for which the last request failed")
 	flags.StringSlice("state", nil, "List tokens in this `state`; repeatable")
-	flags.StringArray("value", nil, "List tenants with a `value` that contains this; repeatable")
-	flags.Int("limit", tokenlist.DefaultLimit, "How many tokens to list at most")
-	flags.BoolP("watch", "w", false, "List again and again, until Ctrl-C")
-	flags.Duration("interval", 2*time.Second, "How long --watch waits between two lists")
+	flags.StringArray("value", nil, "List tenants with a `value` that contains this text; repeatable")
+	flags.Int("limit", tokenlist.DefaultLimit, "Maximum number of tokens to list")
+	flags.BoolP("watch", "w", false, "Repeat the list until Ctrl-C")
+	flags.Duration("interval", 2*time.Second, "Time between two lists of --watch")
 	flags.Bool("json", false, "Print the answer of the admin endpoint as it is")
 	cmd.RunE = operate(func(ctx context.Context, fl caddycmd.Flags, o tokenlist.Operator) (err error) {
 		o.JSON = fl.Bool("json")
@@ -101,7 +111,7 @@ func newTokensCommand() *cobra.Command {
 		}
 		if !fl.Bool("watch") {
 			if fl.Changed("interval") {
-				return errors.New("--interval is for --watch; add that")
+				return errors.New("--interval is for --watch; add --watch, or remove --interval")
 			}
 			return o.List(ctx)
 		}
@@ -112,13 +122,13 @@ func newTokensCommand() *cobra.Command {
 		return o.Watch(ctx, interval)
 	})
 	cmd.AddCommand(&cobra.Command{
-		Use: "refresh <id> " + addressFlags, Short: "Has the endpoint asked for another token", Long: refreshHelp,
+		Use: "refresh <id> " + addressFlags, Short: "Asks the token endpoint for another token", Long: refreshHelp,
 		Args: cobra.ExactArgs(1), DisableFlagsInUseLine: true,
 		RunE: operate(func(ctx context.Context, fl caddycmd.Flags, o tokenlist.Operator) error {
 			return o.Refresh(ctx, fl.Arg(0))
 		}),
 	}, &cobra.Command{
-		Use: "forget <id> " + addressFlags, Short: "Has a token forgotten", Long: forgetHelp,
+		Use: "forget <id> " + addressFlags, Short: "Forgets a token, so that the next request gets another", Long: forgetHelp,
 		Args: cobra.ExactArgs(1), DisableFlagsInUseLine: true,
 		RunE: operate(func(ctx context.Context, fl caddycmd.Flags, o tokenlist.Operator) error {
 			return o.Forget(ctx, fl.Arg(0))

@@ -264,7 +264,7 @@ func TestCheckBindsTokens(t *testing.T) {
 func TestCommandLine(t *testing.T) {
 	p := gatewaytest.CaddyProcess(t, "oauth-cc")
 	p.RunTo(t, 0)
-	if !strings.Contains(p.Output.String(), "check       Asks each token endpoint") {
+	if !strings.Contains(p.Output.String(), "check       Asks each token endpoint in a configuration") {
 		t.Errorf("got %s", p.Output.String())
 	}
 	gatewaytest.CaddyProcess(t, "oauth-cc", "chekc").RunTo(t, 1)

@@ -205,7 +205,7 @@ func TestTokensTellsWhatToWrite(t *testing.T) {
 	}
 	p = gatewaytest.CaddyProcess(t, "oauth-cc", "tokens", "--help")
 	p.RunTo(t, 0)
-	for _, want := range []string{"refresh     Has the endpoint asked", "forget      Has a token forgotten", "--address string"} {
+	for _, want := range []string{"refresh     Asks the token endpoint", "forget      Forgets a token", "--address string"} {
 		if !strings.Contains(p.Output.String(), want) {
 			t.Errorf("no %q in %s", want, p.Output.String())
 		}
