@@ -45,7 +45,7 @@ func (h *Handler) provisionGrant() error {
 	case h.SigningKey == nil || h.SigningKey.File == "":
 		return fmt.Errorf("signing_key: missing; grant %s needs the file with the private key: signing_key <file>", endpoint.GrantJWTBearer)
 	case h.AuthMethod == endpoint.AuthSecretJWT:
-		return fmt.Errorf("auth_method: with grant %s the signing_key is for the grant, so that the client can't sign with its secret; use another method", endpoint.GrantJWTBearer)
+		return fmt.Errorf("auth_method: with grant %s the signing_key is for the grant, so the client can't sign with its secret; use another method", endpoint.GrantJWTBearer)
 	}
 	if h.Grant.ScopeClaim && len(h.Scopes) == 0 {
 		return errors.New("grant: scope_claim: there is no scope; write scope <scope...>, or remove scope_claim")
@@ -71,7 +71,7 @@ func (h *Handler) provisionClientAssertion() error {
 	case h.AuthMethod != endpoint.AuthPrivateKeyJWT:
 		return fmt.Errorf("client_assertion: auth_method %s does not send one; use %s, or leave auth_method out", h.AuthMethod, endpoint.AuthPrivateKeyJWT)
 	case h.SigningKey != nil && h.Grant == nil:
-		return errors.New("client_assertion: it takes the place of the one that signing_key makes; remove one of them")
+		return errors.New("client_assertion: signing_key is given as well, and the client sends one assertion; remove one of them")
 	}
 	return endpoint.CheckAssertionType(h.request.assertionType)
 }
@@ -98,9 +98,9 @@ func (h *Handler) provisionSigningKey() error {
 	case !needsFile && h.SigningKey.File != "":
 		return fmt.Errorf("signing_key: auth_method %s signs with the client_secret; remove the file, or use %s", h.AuthMethod, endpoint.AuthPrivateKeyJWT)
 	case !signsForClient && h.SigningKey.Audience != "":
-		return errors.New("signing_key: audience is that of the client's assertion, and there is none; write it into the block of grant")
+		return errors.New("signing_key: audience is for an assertion that the client doesn't send; write it into the block of grant")
 	case !signsForClient && h.SigningKey.Lifetime != 0:
-		return errors.New("signing_key: lifetime is that of the client's assertion, and there is none; write it into the block of grant")
+		return errors.New("signing_key: lifetime is for an assertion that the client doesn't send; write it into the block of grant")
 	}
 	if err := h.SigningKey.checkCertificate(); err != nil {
 		return err
@@ -134,7 +134,7 @@ func (h *Handler) provisionSigningKey() error {
 func (k *SigningKey) checkCertificate() error {
 	switch {
 	case k.Certificate != "" && k.File == "":
-		return errors.New("signing_key: certificate: a secret has none; remove it")
+		return errors.New("signing_key: certificate: the client signs with its secret, which has no certificate; remove it")
 	case k.X5C && k.Certificate == "":
 		return errors.New("signing_key: x5c: no certificate; write certificate <file> x5c")
 	}

@@ -24,7 +24,7 @@ func checkPlacement(ctx caddy.Context) error {
 					after = append(after, routes[i+1:]...) // all requests that get there come from here
 				}
 				if change := changeBeforeProxy(after, ""); change != "" {
-					return fmt.Errorf("dpop: %s after oauth_cc, but a proof is for what the request is in oauth_cc; put oauth_cc after it, just before reverse_proxy", change)
+					return fmt.Errorf("dpop: %s after oauth_cc, but a proof is for the request as it is in oauth_cc; put oauth_cc after it, just before reverse_proxy", change)
 				}
 			}
 		}

@@ -41,7 +41,7 @@ func TestPlacementThatSpoilsTheProofIsRefused(t *testing.T) {
 			switch {
 			case test.says == "" && err != nil:
 				t.Errorf("refused: %v", err)
-			case test.says != "" && (err == nil || !strings.HasSuffix(err.Error(), "dpop: "+test.says+" after oauth_cc, but a proof is for what the request is in oauth_cc; put oauth_cc after it, just before reverse_proxy")):
+			case test.says != "" && (err == nil || !strings.HasSuffix(err.Error(), "dpop: "+test.says+" after oauth_cc, but a proof is for the request as it is in oauth_cc; put oauth_cc after it, just before reverse_proxy")):
 				t.Errorf("got %v", err)
 			}
 		})

@@ -157,10 +157,10 @@ func checkRequestPlaceholder(use placeholderUse, mapped func() map[string][]stri
 	case isWholeURL && (strings.HasPrefix(use.name, "http.request.") || strings.HasPrefix(use.name, "http.regexp.")):
 		return fmt.Errorf("{%s} would let clients choose where the credential is sent; have a map choose the URL by it", use.name)
 	case isWholeURL && slices.ContainsFunc(mapped()[use.name], isComposed):
-		return fmt.Errorf("the %s that sets {%s} puts what a client sent into the URL, who could have the credential sent anywhere; "+
+		return fmt.Errorf("the %s that sets {%s} puts what a client sent into the URL, so a client could have the credential sent anywhere; "+
 			"have the map list whole URLs, or write that part into token_endpoint itself, such as https://auth.example.com/{http.request.header.X-Tenant}/token", setter, use.name)
 	case use.place.whole && slices.ContainsFunc(mapped()[use.name], isComposedJSON):
-		return fmt.Errorf("the %s that sets {%s} puts what a client sent into JSON, who could add JSON of its own; write the JSON into the option itself", setter, use.name)
+		return fmt.Errorf("the %s that sets {%s} puts what a client sent into JSON, so a client could add JSON of its own; write the JSON into the option itself", setter, use.name)
 	}
 	return nil
 }
@@ -185,7 +185,7 @@ func checkEndpointTemplate(endpoint string) error {
 	}
 	last := strings.LastIndex(authority, urlPartSample)
 	if last >= 0 && !domainEnd.MatchString(authority[last+len(urlPartSample):]) {
-		return errors.New("token_endpoint: the host ends with a placeholder of the request, and whoever sets that could have the credential sent anywhere; " +
+		return errors.New("token_endpoint: the host ends with a placeholder of the request, so a client could have the credential sent anywhere; " +
 			"write the domain after it, such as https://{http.request.header.X-Tenant}.auth.example.com/token, or have a map choose the whole URL")
 	}
 	return nil

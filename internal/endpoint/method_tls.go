@@ -22,7 +22,7 @@ func (tlsClientAuth) traits() Method {
 func (tlsClientAuth) check(r Request) error {
 	switch {
 	case r.ClientSecret != "":
-		return fmt.Errorf("client_secret: auth_method %s has no secret but the client certificate in transport; remove it", AuthTLS)
+		return fmt.Errorf("client_secret: auth_method %s uses the client certificate in transport, and no secret; remove it", AuthTLS)
 	case !r.HasCertificate:
 		return fmt.Errorf("transport: auth_method %s needs a client certificate; write transport { tls_client_auth <certificate> <key> }", AuthTLS)
 	case r.IsCleartext():

@@ -54,7 +54,7 @@ func checkIssuer(issuer string, insecureHTTP bool) error {
 	case strings.Contains(issuer, "/.well-known/"):
 		return errors.New("issuer: give the issuer itself, such as https://auth.example.com, and not the URL of its metadata")
 	case u.Scheme == "http" && !insecureHTTP && !isLoopback(u.Hostname()):
-		return errors.New("issuer: over http anyone on the way could name a token endpoint of theirs; use https, or set insecure_http")
+		return errors.New("issuer: over http anyone on the way could name another token endpoint; use https, or set insecure_http")
 	}
 	return nil
 }

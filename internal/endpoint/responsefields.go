@@ -17,10 +17,10 @@ const maxPath = 8
 // CheckResponseField refuses a member that can't be elsewhere, and a path that can't be followed.
 func CheckResponseField(name, path string) error {
 	if !slices.Contains(ResponseFieldNames, name) {
-		return fmt.Errorf("response_field: %q is not a member that can be elsewhere; use one of %s", name, strings.Join(ResponseFieldNames, ", "))
+		return fmt.Errorf("response_field: %q can't have another place; use one of %s", name, strings.Join(ResponseFieldNames, ", "))
 	}
 	if path != name && slices.Contains(answerNames, path) {
-		return fmt.Errorf("response_field: %s is read as the answer's own %s; name the place of %s", path, path, name)
+		return fmt.Errorf("response_field: the path %s is another member of the answer; write the path of %s", path, name)
 	}
 	members := strings.Split(path, ".")
 	for _, member := range members {

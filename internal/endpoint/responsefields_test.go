@@ -166,10 +166,10 @@ func TestPathThatCantBeFollowedIsRefused(t *testing.T) {
 		}
 	}
 	for _, test := range []struct{ name, path, want string }{
-		{"refresh_token", "data.refreshToken", `"refresh_token" is not a member that can be elsewhere; use one of access_token, expires_in, token_type`},
+		{"refresh_token", "data.refreshToken", `"refresh_token" can't have another place; use one of access_token, expires_in, token_type`},
 		{"access_token", "", `"" is not a path; write the names of the members that lead to access_token with dots between them, such as data.accessToken`},
 		{"access_token", ".data", "is not a path"},
-		{"access_token", "error", "error is read as the answer's own error; name the place of access_token"},
+		{"access_token", "error", "the path error is another member of the answer; write the path of access_token"},
 		{"access_token", "data..token", "is not a path"},
 		{"access_token", "$.data.token", "is not a path"},
 		{"access_token", "/data/token", "is not a path"},

@@ -183,7 +183,7 @@ func parsePEM(data []byte) (*PrivateKey, error) {
 	}
 	switch {
 	case found == nil && hasPublic:
-		return nil, errors.New("the file holds no private key but a public one or a certificate; give the private key, and those to the authorization server")
+		return nil, errors.New("the file holds a public key or a certificate, but no private key; give the private key here, and the public one to the authorization server")
 	case found == nil:
 		return nil, errors.New("the file holds no private key")
 	}

@@ -116,7 +116,7 @@ func TestKeyFileIsReadAgainWhenItChanges(t *testing.T) {
 	read("P-384", "the file is empty")
 	read("P-384", "") // said once
 	servertest.WriteFile(t, file, servertest.PublicPEM(t, servertest.Keys()["RSA"]))
-	read("P-384", "no private key but a public one")
+	read("P-384", "a public key or a certificate, but no private key")
 	if err := os.Remove(file); err != nil {
 		t.Fatal(err)
 	}
