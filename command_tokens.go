@@ -30,8 +30,8 @@ themselves and secrets are never printed.
 If the last request for a token failed, the reason is printed below the token: the
 error code and the HTTP status, the cause, the endpoint's own words, a hint at what may
 help, and the address of the documentation. On a terminal, a red STATE means that
-requests get no token, or one that the upstream rejects. A yellow one means that the last request for a token failed, but
-there still is a token.
+requests get no token, or one that the upstream rejects. A yellow one means that the
+last request for a token failed, but there still is a token.
 
 These flags select tokens. A token must match all of them:
 

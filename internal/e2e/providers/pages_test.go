@@ -62,7 +62,7 @@ type pageRow struct {
 const pagesFolder = "docs/providers"
 
 // pageSections are the headings of each page, in their order.
-var pageSections = []string{"Set up", "Caddyfile", "Peculiarities", "What goes wrong", "Documentation"}
+var pageSections = []string{"Caddyfile", "Set up", "Good to know", "What goes wrong", "Documentation"}
 
 // pageCells are the cells of a row.
 var pageCells = regexp.MustCompile("(?m)^\\| ([^|]+) \\| (?:(\\d+) `([^|]+)`|nothing is sent) \\| `([^|]+)` \\| (\\d+) \\|$")

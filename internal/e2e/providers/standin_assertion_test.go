@@ -221,8 +221,8 @@ var entraCertificate = &providerSpec{
 	},
 	mistakes: []pageMistake{
 		{row: "the certificate is not registered, or is another application's", flaw: "unregistered"},
-		{row: "the certificate has ended", flaw: "ended"},
-		{row: "a clock", flaw: "clock"},
+		{row: "the certificate has expired", flaw: "ended"},
+		{row: "the clock of this machine", flaw: "clock"},
 		{row: "`audience` in the block of `signing_key` is not the token endpoint", replace: []string{"\t\t\talg PS256\n", "\t\t\talg PS256\n\t\t\taudience https://login.microsoftonline.com\n"}},
 	},
 }
@@ -303,7 +303,7 @@ var entraWorkloadIdentity = &providerSpec{
 		{row: "the subject: another namespace or service account", flaw: "subject"},
 		{row: "the token is for somebody else", flaw: "audience"},
 		{row: "the file is missing, such as without the label on the pod", flaw: "missing"},
-		{row: "the token has ended, as nobody renews the file", flaw: "ended"},
+		{row: "the token has expired, as nothing renews the file", flaw: "ended"},
 	},
 }
 
@@ -364,9 +364,9 @@ var googleServiceAccount = &providerSpec{
 	mistakes: []pageMistake{
 		{row: "the key was deleted or disabled, or is another account's", flaw: "key"},
 		{row: "the service account was deleted", flaw: "account"},
-		{row: "a clock", flaw: "clock"},
+		{row: "the clock of this machine", flaw: "clock"},
 		{row: "`lifetime` is longer than an hour", replace: []string{"\t\t\tscope_claim\n", "\t\t\tscope_claim\n\t\t\tlifetime 2h\n"}},
-		{row: "`audience` is another one", replace: []string{"\t\t\tscope_claim\n", "\t\t\tscope_claim\n\t\t\taudience https://storage.googleapis.com/\n"}},
+		{row: "`audience` is wrong", replace: []string{"\t\t\tscope_claim\n", "\t\t\tscope_claim\n\t\t\taudience https://storage.googleapis.com/\n"}},
 		{row: "`scope_claim` is missing", replace: []string{"grant jwt_bearer {\n\t\t\tscope_claim\n\t\t}", "grant jwt_bearer"}},
 		{row: "there is no such scope", replace: []string{"auth/cloud-platform", "auth/cloud_platform"}},
 		{row: "`subject` names a user, without domain-wide delegation for the scopes", replace: []string{"\t\t\tscope_claim\n", "\t\t\tscope_claim\n\t\t\tsubject user@example.com\n"}},
@@ -426,9 +426,9 @@ var googleFederation = &providerSpec{
 		{row: "the pool or the provider does not exist, or is disabled", replace: []string{"workloadIdentityPools/gateways", "workloadIdentityPools/gateway"}},
 		{row: "the issuer, such as its last slash", flaw: "issuer"},
 		{row: "the token is for another audience", flaw: "audience"},
-		{row: "the token has ended, as nobody renews the file", flaw: "ended"},
+		{row: "the token has expired, as nothing renews the file", flaw: "ended"},
 		{row: "the attribute condition does not let this workload in", flaw: "subject"},
-		{row: "the provider has other keys than those that sign, or can't get them", flaw: "key"},
+		{row: "the provider can't get the key that signed the token", flaw: "key"},
 	},
 }
 
@@ -476,11 +476,11 @@ var salesforce = &providerSpec{
 	mistakes: []pageMistake{
 		{row: "the consumer key", replace: []string{salesforceApp, "3MVG9other"}},
 		{row: "the key is not that of the app's certificate", flaw: "key"},
-		{row: "a clock", flaw: "clock"},
+		{row: "the clock of this machine", flaw: "clock"},
 		{row: "`lifetime` is longer than three minutes", replace: []string{"\t\t\taudience ", "\t\t\tlifetime 5m\n\t\t\taudience "}},
-		{row: "the audience, such as that of production for a sandbox", replace: []string{"audience https://login.salesforce.com", "audience https://test.salesforce.com"}},
+		{row: "the audience, such as that of production in a sandbox", replace: []string{"audience https://login.salesforce.com", "audience https://test.salesforce.com"}},
 		{row: "the user, or the user has not approved the app", replace: []string{salesforceUser, "gateway@example.org"}},
-		{row: "the app is for users that an admin approves, and this one is none", flaw: "not approved"},
+		{row: "an admin has to approve users of the app, and has not approved this one", flaw: "not approved"},
 	},
 }
 
@@ -550,7 +550,7 @@ var docuSign = &providerSpec{
 	},
 	mistakes: []pageMistake{
 		{row: "the key pair was deleted, or is another app's", flaw: "key"},
-		{row: "a clock", flaw: "clock"},
+		{row: "the clock of this machine", flaw: "clock"},
 		{row: "the integration key, or it is of the other environment", replace: []string{docuSignApp, "00000000-83c3-4940-af5e-cda8a50dd73f"}},
 		{row: "`audience` is a URL, or the other environment's", replace: []string{"audience " + docuSignHost, "audience https://" + docuSignHost}},
 		{row: "the user, such as the e-mail address in place of the User ID", replace: []string{docuSignUser, "gateway@example.com"}},
@@ -613,9 +613,9 @@ var box = &providerSpec{
 		{row: "the secret or the id", replace: []string{"{env.BOX_CLIENT_SECRET}", wrongSecret}},
 		{row: "the private key is not that of the public key", flaw: "key"},
 		{row: "the public key was removed, or `key_id` is another one", replace: []string{"key_id " + boxKeyID, "key_id a1b2c3d4"}},
-		{row: "a clock", flaw: "clock"},
+		{row: "the clock of this machine", flaw: "clock"},
 		{row: "`lifetime` is longer than a minute", replace: []string{"lifetime 45s", "lifetime 2m"}},
-		{row: "`audience` is another one", replace: []string{"audience " + boxEndpoint, "audience https://api.box.com"}},
+		{row: "`audience` is wrong", replace: []string{"audience " + boxEndpoint, "audience https://api.box.com"}},
 		{row: "the Enterprise ID", replace: []string{"subject " + boxEnterprise, "subject 1234567"}},
 		{row: "an admin has not authorized the app, or not again after a change", flaw: "not authorized"},
 		{row: "the token is for a user, and the app may not have those", replace: []string{"box_sub_type enterprise", "box_sub_type user"}},

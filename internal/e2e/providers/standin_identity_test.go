@@ -293,7 +293,7 @@ var entraID = &providerSpec{
 	id: entraApplication, secret: "Uyj8Q~MMiba5YTgKZiD9n69pbs.puJr2PwsLC7id",
 	mistakes: []pageMistake{
 		{row: "the secret, such as the secret's ID in place of its value", replace: []string{"{env.ENTRA_CLIENT_SECRET}", wrongSecret}},
-		{row: "the secret has ended", flaw: "ended"},
+		{row: "the secret has expired", flaw: "ended"},
 		{row: "the id, or the tenant is another one", replace: []string{"{env.ENTRA_CLIENT_ID}", "c5e1f2a3-4c5d-4e6f-8a9b-0c1d2e3f4a5b"}},
 		{row: "the application is disabled", flaw: "disabled"},
 		{row: "there is no such tenant", replace: []string{"/" + entraTenant + "/", "/9d3f9c1e-52a4-4b7c-9c0e-1f2a3b4c5d6e/"}},
