@@ -31,7 +31,7 @@ func init() {
 // adminAPI lets operators list, renew and forget tokens on Caddy's admin endpoint, under Caddy's own rules of
 // access:
 //
-//	GET    /oauth_cc/tokens               what is known of each token, or of those that a filter has
+//	GET    /oauth_cc/tokens               what is known about each token, or about those that match a filter
 //	POST   /oauth_cc/tokens/{id}/refresh  fetches another one, and ends a pause
 //	DELETE /oauth_cc/tokens/{id}          forgets it, and ends a pause
 //	GET    /oauth_cc/ready                whether there is a token for each static grant

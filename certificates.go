@@ -19,8 +19,8 @@ const (
 	certificateOfKey    = "signing_key" // named in assertions
 )
 
-// Certificates are warned of from 30 days before their end on. One that lives for a week at most is renewed by a program,
-// mostly when a third of its life is left: it is warned of when a quarter is left.
+// Warnings of a certificate begin 30 days before it expires. A certificate that lives for a week at most is usually
+// renewed by a program when a third of its life is left. The warning comes when a quarter is left.
 const (
 	certificateWarningTime  = 30 * 24 * time.Hour
 	certificateShortLife    = 7 * 24 * time.Hour

@@ -68,7 +68,7 @@ func (q *tokenRequest) withValues(options, values []string) []string {
 	return replaced
 }
 
-// stubRequest stands for a request of which the check knows some placeholders.
+// stubRequest stands for a request. The check knows some of its placeholders.
 type stubRequest struct {
 	before passedMaps
 	given  map[string]string
@@ -98,8 +98,8 @@ func (s stubRequest) values(q *tokenRequest) (values, missing []string, err erro
 	return values, nil, s.explain(err, repl)
 }
 
-// replacer returns a replacer as the handler would find it. A placeholder that is given has that value, also if a map
-// sets it. unknown is called with those that have no value, and those of which it isn't clear which map sets them.
+// replacer returns a replacer as the handler would find it. A placeholder that is given has that value, even if a map
+// sets it. unknown is called for a placeholder without a value, and for one of which it is unclear which map sets it.
 func (s stubRequest) replacer(unknown func(name string)) *caddy.Replacer {
 	repl := caddy.NewReplacer()
 	for name, value := range s.given {

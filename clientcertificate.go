@@ -86,7 +86,7 @@ func (c *clientCertificate) lookAgainAfter(wait time.Duration, f func()) {
 	})
 }
 
-// stop ends the looks of its own. c can be nil.
+// stop stops the timer for the next look. c can be nil.
 func (c *clientCertificate) stop() {
 	if c == nil {
 		return

@@ -8,9 +8,9 @@ import (
 // grpcUnauthenticated is gRPC's UNAUTHENTICATED, as it is written in the header.
 const grpcUnauthenticated = "16"
 
-// judgedStatus is the status by which an answer is judged, and whether it is that of an error. gRPC calls are
-// answered with 200 and have a status of their own, which is in the header if no message precedes it
-// ("Trailers-Only"). UNAUTHENTICATED counts as 401.
+// judgedStatus returns the status by which an answer is judged, and whether it is an error. The HTTP status of a gRPC
+// call is 200. The call has its own status, which is in the header if no message precedes it ("Trailers-Only").
+// UNAUTHENTICATED counts as 401.
 func judgedStatus(status int, header http.Header) (judged int, isError bool) {
 	if status != http.StatusOK || !isGRPC(header) {
 		return status, status >= http.StatusBadRequest

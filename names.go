@@ -23,8 +23,9 @@ type nameLimits struct {
 	endpoint, clientID int
 }
 
-// noteNameLimits sets the limits: what is written in the options, and maxShown for each placeholder of the request.
-// sampled has a sample of one character for each of them; uses counts them by option.
+// noteNameLimits sets the limits. A limit is the length of what is written in the options, plus maxShown for each
+// placeholder of the request. sampled has a sample of one character for each placeholder; uses counts the
+// placeholders by option.
 func (q *tokenRequest) noteNameLimits(sampled endpoint.Request, uses map[string]int) {
 	limit := func(name string, uses int) int {
 		if uses == 0 {

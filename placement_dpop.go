@@ -10,8 +10,8 @@ import (
 )
 
 // checkPlacement refuses a configuration in which a handler after this one changes the method or the path of the
-// request: the DPoP proof would be for another one (RFC 9449 §4.2). It sees handlers in the same list of routes
-// and below it. Other changes are noticed with the first request, see exchange.noticeRewrite.
+// request. The DPoP proof would then be for another request (RFC 9449 §4.2). It sees handlers in the same list of
+// routes and below it. Other changes are noticed with the first request, see exchange.noticeRewrite.
 func checkPlacement(ctx caddy.Context) error {
 	for _, routes := range siblingRoutes(ctx) {
 		for i, route := range routes {

@@ -2,7 +2,7 @@ package oauthcc
 
 import "regexp"
 
-// This file finds upstreams that a client can choose: who sends a request with a name of their own would get the
+// This file finds upstreams that a client can choose: whoever sends a request with their own host name would get the
 // token.
 
 // chosenByClients returns the upstreams of a reverse_proxy that a client can choose, as they are written.

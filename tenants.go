@@ -23,7 +23,7 @@ import (
 	maphandler "github.com/caddyserver/caddy/v2/modules/caddyhttp/map"
 )
 
-// requestPlaceholder is one that makes the grant differ from request to request.
+// requestPlaceholder is a placeholder of the request, which makes per-request grants.
 type requestPlaceholder struct {
 	name     string
 	option   string // the first that has it
@@ -134,8 +134,8 @@ var unfit = []struct{ name, reason string }{
 // shorthandFile is what a Caddyfile makes of {file.*}, unless a slash follows.
 const shorthandFile = "http.request.uri.path.file."
 
-// checkRequestPlaceholder refuses placeholders that can't choose a grant, or that would let a client choose
-// where the credential is sent. mapped are those that a map sets, with all that they can be.
+// checkRequestPlaceholder refuses placeholders that can't choose a grant, or that would let a client choose where the
+// credential is sent. mapped returns the placeholders that a map sets, with all their possible values.
 func checkRequestPlaceholder(use placeholderUse, mapped func() map[string][]string) error {
 	if !isRequestPlaceholder(use.name) && mapped()[use.name] == nil {
 		return unknownPlaceholder(use)

@@ -18,9 +18,8 @@ import (
 // maxFetches is how many fetches of a handler's per-request grants can be in progress.
 const maxFetches = 64
 
-// grants holds the tokens of all configurations in this process, by endpoint.GrantKey: a
-// *pooledGrant, or a *pooledTable where the grant differs from request to request.
-// Configurations come and go, tokens stay as long as one uses them.
+// grants holds the tokens of all configurations in this process, by endpoint.GrantKey: a *pooledGrant, or a
+// *pooledTable for per-request grants. Tokens stay as long as a configuration uses them.
 var grants = caddy.NewUsagePool()
 
 // pooledGrant is a grant with the metadata of its issuer.
@@ -44,7 +43,7 @@ type tokenAccess struct {
 	server    *endpoint.Discovery // what is known of the issuer
 	sharing   *fleet.Sharing      // nil without storage
 	ahead     tokencache.RefreshAhead
-	source    *grantSource      // nil if the grant differs from request to request
+	source    *grantSource      // nil for per-request grants
 	table     *tokencache.Table // nil if it does not
 
 	slots    chan struct{}                 // holds an element for each fetch of the table in progress

@@ -188,11 +188,10 @@ func hasClientCertificate(t *reverseproxy.HTTPTransport) bool {
 	return t != nil && t.TLS != nil && (t.TLS.ClientCertificateFile != "" || t.TLS.ClientCertificateAutomate != "")
 }
 
-// grantKey identifies the token of this configuration. Beside what the token request says it covers how the
-// endpoint is reached and trusted, with which client certificate, and where the values are read from: two
-// handlers share a token only as long as they would also share a rotated credential, or another scope from
-// the same file. Of a secret and a signing key only that counts: when they are replaced where they are read from, the
-// token stays in use, with a reload as without one.
+// grantKey identifies the token of this configuration. It covers the token request, how the endpoint is reached and
+// trusted, the client certificate, and where the values are read from. So handlers that share a token also share a
+// credential that is rotated, or a scope that changes in a file. Of a secret and a signing key, only the place
+// counts. If they are replaced there, the token stays in use, also after a reload.
 func (q *tokenRequest) grantKey(r endpoint.Request) (endpoint.GrantKey, error) {
 	written := q.template()
 	r.ClientSecret, r.Assertion = written.ClientSecret, written.Assertion

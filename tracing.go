@@ -19,7 +19,7 @@ func startSpan(ctx, request context.Context) (context.Context, trace.Span) {
 		Start(ctx, "fetch access token", trace.WithSpanKind(trace.SpanKindClient))
 }
 
-// endSpan ends the span of a fetch with what came of it.
+// endSpan ends the span of a fetch with the outcome.
 func endSpan(span trace.Span, o tokencache.Outcome) {
 	defer span.End()
 	if !span.IsRecording() {

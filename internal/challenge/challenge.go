@@ -5,7 +5,7 @@
 // can look like a parameter. Some servers don't keep to it either. So nothing is an error here: the
 // parser goes from left to right once, and skips what it can't read.
 //
-// A field can have megabytes. Only its beginning is read, and nothing of it is kept but an error code.
+// A field can have megabytes. Only its beginning is read, and only an error code is kept.
 //
 // It has no locks.
 package challenge
@@ -20,7 +20,7 @@ import (
 // opposite of the whole.
 const maxField = 16 << 10
 
-// Challenge is what is looked at of a challenge.
+// Challenge has the parts of a challenge that the gateway needs.
 type Challenge struct {
 	Scheme string // as written; compare it without regard to case (RFC 9110 §11.1)
 	Error  string // its error code; empty without

@@ -138,9 +138,9 @@ func (c Checker) checkGiven(list []Target) error {
 	return nil
 }
 
-// check asks for the token of one grant. It shows the request as far as it is known: with placeholders
-// until they are resolved, then with the endpoint that the issuer names. askAgain tries the other ways to
-// send the secret. It is nil if they can't help.
+// check asks for the token of one grant. The result shows the request as far as it is known: first with placeholders,
+// later with the endpoint that the issuer names. askAgain tries the other ways to send the secret. It is nil if they
+// can't help.
 func check(ctx context.Context, t Target) (r Result, askAgain func(*Result)) {
 	request := t.Template // until the placeholders are resolved
 	switch {

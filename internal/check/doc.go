@@ -1,5 +1,5 @@
-// Package check does what "caddy oauth-cc check" does with the grants of a configuration: it asks for
-// a token of each, without the cache and the shared storage, and reports the results.
+// Package check checks the grants of a configuration for "caddy oauth-cc check". It asks for a token of each grant,
+// without the cache and the shared storage, and reports the results.
 //
 //   - check.go: a Checker asks for the tokens of its Targets, a few clients at a time.
 //   - result.go: a Result describes the outcome for one Target. It contains no secret.

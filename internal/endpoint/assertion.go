@@ -23,7 +23,7 @@ type AssertionOptions struct {
 	Audience string        // the aud; empty for the issuer, or the token endpoint without an issuer
 	Typ      string        // the typ of the header
 	Lifetime time.Duration // from iat to exp, at least a second
-	Chain    bool          // the header has the certificates of the key, and not just the names of its own
+	Chain    bool          // the header has all certificates of the file, and not only the thumbprints of the key's own
 }
 
 // Defaults of the option signing_key. The typ comes from draft-ietf-oauth-rfc7523bis: a JWT of this

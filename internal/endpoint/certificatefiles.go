@@ -45,9 +45,9 @@ const certificateSettleTime = 5 * time.Second
 // maxClockSkew is how much later than now a certificate may begin: the clock of who has issued it can be ahead.
 const maxClockSkew = time.Minute
 
-// Read returns the pair in the files, or else the last usable one: files that are just being replaced must
-// not cause an outage. stale says, once, why the pair is not the one in the files, but not before that has
-// lasted for 5 seconds. err is for files that never had a usable pair.
+// Read returns the pair in the files, or else the last usable one: files that are just being replaced must not cause
+// an outage. If the files can't be used for 5 seconds, stale says why, once. err is set if the files never had a
+// usable pair.
 func (f *CertificateFiles) Read() (pair *ClientCertificate, stale, err error) {
 	pair, err = f.readUsable()
 	switch {
@@ -117,10 +117,10 @@ type filesRead struct {
 
 var errFilesHang = errors.New("the files could not be read in time; they may be on a mount that hangs")
 
-// readInTime reads the files. A mount that hangs is no reason to go without the pair that is in memory, so it
-// waits no longer than f.Patience, and does not start another read while one hangs. The files may have changed
-// since a read that ended after that. It counts only if the next read takes too long as well: it is still newer
-// than the pair in memory. The first time, readInTime waits as long as it takes, as Caddy does for the same files.
+// readInTime reads the files. If a mount hangs, the pair in memory is still good. So readInTime waits no longer than
+// f.Patience, and does not start another read while one hangs. The files may have changed since a read that ended
+// after that. It counts only if the next read takes too long as well: it is still newer than the pair in memory. The
+// first time, readInTime waits as long as it takes, as Caddy does for the same files.
 func (f *CertificateFiles) readInTime() filesRead {
 	if f.pair == nil {
 		return f.readFiles()

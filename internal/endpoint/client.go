@@ -84,8 +84,8 @@ const maxDetail = 500
 
 type retryTraceKey struct{}
 
-// WithRetryTrace returns a context for Fetch with which it calls retrying before it waits to try again,
-// as those of net/http/httptrace do. retrying must return immediately.
+// WithRetryTrace returns a context for Fetch. With it, Fetch calls retrying before it waits to try again, similar to
+// the hooks of net/http/httptrace. retrying must return immediately.
 func WithRetryTrace(ctx context.Context, retrying func()) context.Context {
 	return context.WithValue(ctx, retryTraceKey{}, retrying)
 }

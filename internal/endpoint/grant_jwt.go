@@ -28,7 +28,7 @@ type JWTGrant struct {
 	Issuer     string            // iss
 	Subject    string            // sub; empty for none
 	Audience   string            // aud; empty for the request's issuer, or the token endpoint without one
-	ScopeClaim bool              // the scopes are a claim, and no parameter
+	ScopeClaim bool              // the scopes are a claim, not a parameter
 	Claims     map[string]string // further claims
 	Typ        string            // the typ of the header
 	Lifetime   time.Duration     // from iat to exp, at least a second

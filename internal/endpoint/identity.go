@@ -45,10 +45,10 @@ func (r Request) Key() GrantKey {
 	return NewGrantKey(fields...)
 }
 
-// PortableKey identifies the same on all gateways. It does not depend on the path of the signing key's
-// file, nor on its certificate, nor on the endpoint that the issuer has now. trust says how the endpoint is trusted, such as by
-// which certificates: a strict gateway must not take a token from a gateway that trusts any server.
-// How the endpoint trusts the client counts as well: a token can be bound to the client certificate.
+// PortableKey is the same on all gateways for the same request, unlike Key. It does not depend on the path of the
+// signing key's file, on its certificate, or on the endpoint that the issuer has now. trust says how the endpoint is
+// trusted, such as by which certificates: a strict gateway must not take a token from a gateway that trusts any
+// server. The client certificate counts as well, as a token can be bound to it.
 //
 // Gateways of different versions share tokens by this key. So its fields and their order must not
 // change.
@@ -72,7 +72,7 @@ func (r Request) Fields() [][]string {
 		{r.Issuer, insecure, r.Endpoint, r.ClientID, r.ClientSecret, r.AuthMethod, r.Format, r.Proofs.Thumbprint()},
 		r.Scopes, r.Audience, r.Resource, flatten(r.Params), flatten(r.Headers), r.Assertion.fields(),
 	}
-	// The endpoint can't see it. But the token is kept for as long as it says.
+	// The endpoint does not see TTL, but the token is kept for that time.
 	if r.TTL > 0 {
 		fields = append(fields, []string{"ttl", r.TTL.String()})
 	}

@@ -31,9 +31,9 @@ type KeyFile struct {
 	problem string // why key is not the one in the file, as Read reported it; empty if it is
 }
 
-// Read returns the key in the file, or else the last usable one: a file that is just being written must
-// not cause an outage. The same goes for the certificate, which changes together with the key. stale says,
-// once, why the key is not the one in the file. err is for a file that never had a usable key.
+// Read returns the key in the file, or else the last usable one: a file that is just being written must not cause an
+// outage. The same goes for the certificate, which changes together with the key. If the key is not the one in the
+// file, stale says why, once. err is set if the file never had a usable key.
 func (f *KeyFile) Read() (key *PrivateKey, stale, err error) {
 	key, content, err := f.parse()
 	if err != nil {

@@ -32,10 +32,9 @@ func (p *place) lookFor(name string, path ...string) {
 // the same limit.
 const maxMembers = 10_000
 
-// findIn finds the members in a JSON object. What it returns are parts of the body. It reports whether the body is
-// an object, with maxMembers at the most, of which those of the objects on the way count as well. Of a name that
-// comes twice, the last counts. Other members are skipped one by one: to keep many would take twenty times the
-// memory of the body.
+// findIn finds the members in a JSON object. What it returns are parts of the body. It reports whether the body is an
+// object with at most maxMembers, including those of the objects on the path. If a name comes twice, the last counts.
+// Other members are skipped one by one, as keeping them would take twenty times the memory of the body.
 func (p *place) findIn(body []byte) (map[string]json.RawMessage, bool) {
 	r := memberReader{body: body, decoder: json.NewDecoder(bytes.NewReader(body)), found: make(map[string]json.RawMessage)}
 	if start, err := r.decoder.Token(); err != nil || start != json.Delim('{') || !r.readObject(p) {

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// OtherWays returns the same request with the secret sent in each other way that makes a difference to
-// the endpoint, the most likely first: at most five, as each may count where an endpoint locks clients out.
-// Forms come before JSON, which OAuth does not know. Each passes Check.
+// OtherWays returns the request with the secret sent in other ways, the most likely first. It leaves out those that
+// make no difference to the endpoint. There are at most five, as an endpoint may count each try and lock the client
+// out. Forms come before JSON, which OAuth does not have. Each request passes Check.
 func (r Request) OtherWays(failure *Error) []Request {
 	asked := []Request{r}
 	for _, format := range r.formatsToTry(failure) {
@@ -48,7 +48,7 @@ func secretMethods(format string) []string {
 			body = append(body, t.name)
 		}
 	}
-	if format == FormatJSON { // whoever wants the parameters in JSON mostly has the secret among them
+	if format == FormatJSON { // a server that expects JSON usually expects the secret in it
 		return append(body, header...)
 	}
 	return append(header, body...)

@@ -30,7 +30,7 @@ type Request struct {
 	AuthMethod     string    // one of MethodNames
 	Assertion      Assertion // for methods that sign one
 	HasCertificate bool      // the transport has a client certificate
-	Certificate    string    // it, in PEM; empty if it is not in a file
+	Certificate    string    // the client certificate in PEM; empty if it is not in a file
 	CertificateKey []byte    // its private key in PEM; only Credential needs it
 	Proofs         *dpop.Key // the key to which the token is bound; nil for a Bearer token
 
@@ -46,11 +46,11 @@ type Request struct {
 	Resource []string            // URIs (RFC 8707)
 	Params   map[string][]string // further parameters, by their names
 
-	// TTL is the lifetime of the token, whatever the endpoint says; 0 if that counts.
+	// TTL is the lifetime of the token, regardless of what the endpoint says; 0 for what the endpoint says.
 	TTL time.Duration
 
-	// ResponseFields are the paths at which a JSON answer has members that OAuth has at the top, by their
-	// names, of which ResponseFieldNames are all. With a path, the member at the top does not count.
+	// ResponseFields are the paths to members that a JSON answer has in another place than OAuth's, by their names in
+	// ResponseFieldNames. If there is a path, the member with OAuth's name is ignored.
 	ResponseFields map[string]string
 
 	// Hidden are values of a client's request that operators must not see, wherever they stand here.

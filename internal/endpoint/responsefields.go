@@ -8,13 +8,13 @@ import (
 	"strings"
 )
 
-// ResponseFieldNames are the members of an answer whose place can be another one than OAuth's.
+// ResponseFieldNames are the members of an answer that can be in another place than OAuth's.
 var ResponseFieldNames = []string{"access_token", "expires_in", "token_type"}
 
 // maxPath bounds the names in a path.
 const maxPath = 8
 
-// CheckResponseField refuses a member that can't be elsewhere, and a path that can't be followed.
+// CheckResponseField refuses a member that can't have another place, and a path that can't be followed.
 func CheckResponseField(name, path string) error {
 	if !slices.Contains(ResponseFieldNames, name) {
 		return fmt.Errorf("response_field: %q can't have another place; use one of %s", name, strings.Join(ResponseFieldNames, ", "))

@@ -108,8 +108,8 @@ func publicParts(raw string) []string {
 // maxTokens bounds the search for tokens in an answer.
 const maxTokens = 16
 
-// tokensIn returns the tokens in an answer, which can have more than an access token, and have them
-// anywhere. tokenName is the name of a member that has one, whatever it sounds like; it can be empty.
+// tokensIn returns the tokens in an answer. There can be more than an access token, and they can be anywhere. If
+// tokenName is not empty, the members with this name have tokens, too.
 func tokensIn(body []byte, tokenName string) (tokens []string) {
 	// JSON is searched and not read, as all of it would take many times its memory.
 	var named []string // those of tokenName, which others must not crowd out

@@ -31,9 +31,8 @@ const (
 // vettingTransport passes only answers that x/oauth2 can't misread, and keeps what the library drops. It
 // serves one request.
 //
-// The library gets a token and nothing else. Everything that is wrong becomes an *Error here, as the
-// library puts the body into its errors, accepts any token type, and accepts an answer with status 200
-// that has an error.
+// The library gets a token and nothing else. Everything that is wrong becomes an *Error here. The library would put
+// the body into its errors, and accept any token type and an error with status 200.
 type vettingTransport struct {
 	next      http.RoundTripper
 	tokenType string            // the type that was asked for
@@ -130,8 +129,8 @@ func (t *vettingTransport) vet(res *http.Response, body []byte) (tokenAnswer, *E
 	return answer, invalid
 }
 
-// otherTypes are types of tokens that no API takes as Bearer tokens: their holder has to prove that it
-// has a key, or they are no access tokens (RFC 8693 §2.2.1).
+// otherTypes are types of tokens that no API accepts as Bearer tokens. Some need a proof that their holder has a key.
+// Others are no access tokens (RFC 8693 §2.2.1).
 var otherTypes = []string{TypeDPoP, "PoP", "mac", typeNone}
 
 // typeNone is the type of what an exchange has issued and is no access token.

@@ -28,11 +28,10 @@ type Sharing struct {
 // New makes a Sharing over a storage, which it does not use yet. storage and logger must not be
 // nil.
 //
-// timeout is the longest that a whole fetch can take, with its waits and token requests. ahead says
-// when a token is stale: another gateway's stale token does not replace a stale one. trust says how
-// the endpoint is trusted. It is a part of what identifies a token, so gateways with another trust
-// don't share. It is logged when the storage fails, when it works again, and when the wait for a lock
-// times out.
+// timeout is the longest that a whole fetch can take, with its waits and token requests. ahead says when a token is
+// stale: another gateway's stale token does not replace a stale one. trust says how the endpoint is trusted. Gateways
+// with another trust don't share tokens. logger gets a message when the storage fails, when it works again, and when
+// the wait for a lock times out.
 func New(storage certmagic.Storage, timeout time.Duration, ahead tokencache.RefreshAhead, trust []string, logger *zap.Logger) *Sharing {
 	bounded := newBoundedStorage(storage, logger)
 	return &Sharing{

@@ -53,8 +53,8 @@ func (s *boundedStorage) load(ctx context.Context, path string, left time.Durati
 // peek is load for a path that can be anything, such as a folder. So health does not see its
 // failures.
 //
-// A value that can be no record is not loaded, and counts as missing: whoever can write to the storage can
-// put a value of any size there, and a module loads all of it.
+// A value that can't be a record is not loaded, and counts as missing. Others can write a value of any size to the
+// storage, and a module loads all of it.
 func (s *boundedStorage) peek(ctx context.Context, path string, left time.Duration) ([]byte, error) {
 	began := time.Now()
 	info, err := within(ctx, s, min(left, storageLimit), func(ctx context.Context) (certmagic.KeyInfo, error) {

@@ -9,9 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// reserveAddr has the system choose a port, and keeps it with a socket that does not listen: tests run side by
-// side, and a port that is merely free can be another's connection a moment later. Caddy shares the port, as it
-// sets SO_REUSEPORT too.
+// reserveAddr lets the system choose a port, and reserves it with a socket that does not listen. Tests run side by
+// side, so a port that is only free can be in use a moment later. Caddy shares the port, as it sets SO_REUSEPORT too.
 func reserveAddr(t testing.TB) string {
 	t.Helper()
 	socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)

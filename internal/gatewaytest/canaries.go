@@ -269,11 +269,10 @@ const TenantSecret = "X-Tenant-Secret"
 // Quoted is an argument of a Caddyfile.
 func Quoted(text string) string { return "`" + text + "`" }
 
-// WithoutRepeats is what was logged, but for what Caddy logs of headers by its own design:
-// reverse_proxy at debug level all but those that it knows to be secret, access logs those of
-// clients, and both what the API itself repeats in its answer. Likewise at debug level
-// automatic HTTPS logs the configuration as it is written; what placeholders stand for is not
-// in that.
+// WithoutRepeats returns the log without what Caddy logs by its own design. At debug level, reverse_proxy logs all
+// header fields but those that it knows to be secret. Access logs have the clients' header fields. Both have what the
+// API itself repeats in its answer. At debug level, automatic HTTPS logs the configuration as it is written, without
+// the values of placeholders.
 func WithoutRepeats(g *Gateway) string {
 	g.T.Helper()
 	var kept strings.Builder

@@ -66,11 +66,9 @@ func ReloadRoute(mark any, handlers ...string) string {
 	return fmt.Sprintf("route {\nreload_probe\nheader X-Reload %v\n%s\n}\n", mark, strings.Join(handlers, "\n"))
 }
 
-// SendProbe sends a request until it has reached a handler. A server that stops drops
-// connections on which it has not yet handed a request to a handler: those in the
-// queue of its listener, and those whose request it has just read. Clients see that
-// without any handler being at fault, and may try again. A request that has reached a
-// handler must be answered in full.
+// SendProbe sends a request until it has reached a handler. A server that stops drops a connection if no handler has
+// its request yet: the connection is in the queue of the listener, or its request was just read. No handler is at
+// fault then, and clients may try again. A request that has reached a handler must be answered in full.
 func SendProbe(ctx context.Context, g *Gateway, id string) (Answer, error) {
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, g.URL("/"), nil)

@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// undoEach returns a decoder of escapes that begin with a byte. decode returns what the escape at the
-// beginning of a text means and how long it is, or 0 if there is none.
+// undoEach returns a decoder of escapes that begin with a byte. decode returns what the escape at the beginning of a
+// text means, and its length. The length is 0 if there is no escape.
 func undoEach(begin byte, decode func(text []byte) (plain []byte, size int)) decoder {
 	return func(v *view) (*view, bool) {
 		if bytes.IndexByte(v.text, begin) < 0 {

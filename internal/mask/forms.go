@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// formsOf lists the forms of a secret: as it is; without what a file can add to it; decoded, as servers
-// repeat it that decode once too often; and read in a wrong encoding of characters.
+// formsOf lists the forms of a secret: as it is, without what a file can add to it, decoded once too often by a
+// server, and read in a wrong encoding of characters.
 func formsOf(secret string) [][]rune {
 	secret = secret[:min(len(secret), maxSecret)]
 	written := [][]byte{[]byte(secret)}
@@ -57,8 +57,8 @@ func appendNew(forms [][]rune, form []rune) [][]rune {
 	return append(forms, form)
 }
 
-// bareForms lists what may be left of a secret: without white space around it, and without what makes UTF-8
-// with a byte order mark or UTF-16 of it; the value of a line NAME=value, without quotes.
+// bareForms lists a secret without what a file can add to it: white space around it, a byte order mark, the zero
+// bytes of UTF-16, or NAME= and quotes in a line NAME=value.
 func bareForms(secret string) []string {
 	var bare []string
 	valid := strings.TrimPrefix(strings.ToValidUTF8(secret, ""), "\ufeff")

@@ -30,7 +30,7 @@ type grams struct {
 	kinds map[uint64]kind // by the symbols of the run, as pack makes it; at most wholeRun symbols
 	sizes [wholeRun + 1]bool
 
-	// Symbols are numbered, as those of all secrets mostly fit into a byte. If they don't, several have
+	// Symbols are numbered, as those of all secrets usually fit into a byte. If they don't, several have
 	// the same number, and some more is hidden. No symbol has the number 0.
 	ascii   [utf8.RuneSelf]byte
 	further map[rune]byte

@@ -1,19 +1,17 @@
 // Package mask quotes a peer's words without credentials.
 //
-// Servers often repeat a request that they refuse, and not always as it was sent: decoded, escaped for
-// JSON or HTML, in base64, in another encoding of characters, or in part. Secrets.Quote finds a secret
-// in all of these forms, and makes the words fit for a log: one short line, without anything that looks
-// like a token.
+// Servers often repeat a request that they refuse, but not always as it was sent. It can be decoded, escaped for JSON
+// or HTML, in base64, in another encoding of characters, or cut. Secrets.Quote finds a secret in all of these forms,
+// and makes the words fit for a log: one short line, without anything that looks like a token.
 //
 // # How secrets are found
 //
-//   - grams.go: what is looked for are runs of a secret, not the whole. Each run of 8 characters is found,
-//     and in a shorter secret each half. A run is folded: without regard to case, and once with white space as one
-//     space, once without it, once without all that is not ASCII, and once with letters and digits alone.
-//     forms.go lists the forms that a secret itself can have.
-//   - views.go: a text is looked at as it is, and with each encoding undone that it can have, also of one
-//     within another. decoders.go and words.go undo them. A view knows for each of its bytes where that
-//     comes from.
+//   - grams.go: parts of a secret are found, not only the whole: each run of 8 characters, or each half of a shorter
+//     secret. A run is compared without regard to case, in four foldings: with white space as one space, without
+//     white space, without all that is not ASCII, and with letters and digits alone. forms.go lists the forms that a
+//     secret itself can have.
+//   - views.go: a text is searched as it is, and with each encoding undone that it can have, including encodings
+//     within encodings. decoders.go and words.go undo them. A view knows for each of its bytes where that comes from.
 //   - scan.go: finds runs in a view, in one pass.
 //   - plain.go: what stays readable. tokens.go: what looks like a token.
 //

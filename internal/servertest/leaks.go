@@ -17,10 +17,10 @@ import (
 // that was lost tell nothing of a secret.
 const leastSeen = 4
 
-// LeakedRun returns a run of a secret that is in a text, and not in what may be there: eight characters, or
-// half of a secret with fewer than sixteen, of which four can be seen. It undoes encodings, and does without
-// case, white space and characters that are not ASCII. The letters of an escape are not taken for the secret's, nor are
-// up to seven letters within a word or as many digits within a number, which are there by chance.
+// LeakedRun returns a run of a secret that is in a text, but not in harmless. A run is eight characters, or half of a
+// secret with fewer than sixteen; four of them must be visible. LeakedRun undoes encodings, and ignores case, white
+// space and characters that are not ASCII. It ignores the letters of escapes. It also ignores up to seven letters
+// within a word and up to seven digits within a number, which are there by chance.
 func LeakedRun(text, secret, harmless string) string {
 	return leakedRun(text, []rune(strings.ToValidUTF8(secret, "\ufffd")), harmless, 1)
 }

@@ -1,6 +1,6 @@
-// Package servertest has what tests need of an authorization server and know nothing of
-// the gateway for: answers without a network, metadata, keys, assertions that are opened
-// again, and certificates with servers on loopback that show them.
+// Package servertest has the parts of an authorization server that tests need without a gateway: answers without a
+// network, metadata, keys, assertions that are opened again, and certificates with servers on loopback that show
+// them.
 //
 // It imports no package of ours, so that each of them can be tested with it from within.
 package servertest

@@ -28,7 +28,7 @@ type Column struct {
 	// the name.
 	Least int
 
-	// Tells marks the column that has the colour of the row.
+	// Tells marks the column that is drawn in the colour of the row.
 	Tells bool
 }
 
@@ -38,8 +38,8 @@ type Row struct {
 	Mood    Mood
 	Remarks []string // drawn below it, each in lines of its own
 
-	// See is an address that tells more, drawn last; empty for none. It is one line also where that does not fit: a terminal
-	// goes on in the next one by itself, and what is marked there and copied is still the address.
+	// See is an address that tells more, drawn last; empty for none. It is never wrapped. If it is too long, the
+	// terminal continues it in the next line, and it can still be selected and copied as one address.
 	See string
 }
 

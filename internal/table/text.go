@@ -7,8 +7,7 @@ import (
 	textwidth "golang.org/x/text/width"
 )
 
-// Printable returns a text in which what is not printable is a space, so that nobody's text can make a terminal do
-// something.
+// Printable replaces what is not printable by spaces, so that a text can't control the terminal.
 func Printable(text string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

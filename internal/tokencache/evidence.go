@@ -126,8 +126,8 @@ func (e *evidence) noteRejection(t *Token, r *Rejection, now time.Time) fault {
 	return faultOfToken
 }
 
-// isEarly reports whether a rejection of the newest token is the first since an acceptance, or follows so soon
-// on it that requests which were sent after it can't have been accepted yet.
+// isEarly reports whether a rejection of the newest token is the first since an acceptance, or follows the first so
+// soon that no request that was sent after it can have been accepted yet.
 func (e *evidence) isEarly(now time.Time) bool {
 	return e.since.IsZero() || now.Sub(e.since) < 2*e.takes
 }
@@ -156,9 +156,8 @@ const (
 	faultOfRequest       // other requests are accepted meanwhile
 )
 
-// NoteAccepted notes that the upstream accepted the token, in a request that was sent at that time.
-// subject is called if it matters what the request was for. Most calls come to nothing more than a
-// look at three numbers.
+// NoteAccepted notes that the upstream accepted the token, in a request that was sent at that time. subject is called
+// if it matters what the request was for. Most calls only compare three numbers.
 func (g *Grant) NoteAccepted(t *Token, sent time.Time, subject func() Subject) {
 	e := &g.evidence
 	isNews := e.accepted.Load() < t.Generation || e.wanted.Load() == t.Generation

@@ -20,8 +20,8 @@ type fallback struct {
 	wait   time.Duration // how long it was used again the last time
 }
 
-// keepLocked keeps the newest token for the time in which the upstream may not take next yet.
-// replaces means that next replaces a token because that was rejected, or because an operator wants so.
+// keepLocked keeps the newest token for the time in which the upstream may not take next yet. replaces means that the
+// newest token was rejected, or that an operator wants another.
 func (g *Grant) keepLocked(replaces bool) {
 	g.fallback.wait = 0
 	switch {

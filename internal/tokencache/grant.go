@@ -164,8 +164,8 @@ func (g *Grant) RenewAhead(ctx context.Context, t *Token, src Source) {
 	}
 }
 
-// RenewRejected returns another token than the one that the upstream rejected: the cached one if it
-// is newer, the one before if the upstream may not take the newest one yet, else a new one. Errors are
+// RenewRejected returns another token than the one that the upstream rejected. That is the cached token if it is
+// newer, or the one before if the upstream may not accept the newest one yet. Otherwise it is a new one. Errors are
 // those of Get, and ErrNotRenewed.
 func (g *Grant) RenewRejected(ctx context.Context, r Rejection, src Source) (*Token, error) {
 	g.endPauseOnChange(ctx, src)

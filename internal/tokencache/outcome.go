@@ -67,7 +67,7 @@ type UnavailableError struct {
 	Cause   *endpoint.Error // the failure of the last fetch that failed; never nil
 	RetryAt time.Time       // the endpoint is not asked again before this time
 	Waiting bool            // in a pause, or during an outage the caller did not wait to the end
-	Again   bool            // the fetch before had failed as well, so the outage is none that the caller met first
+	Again   bool            // the fetch before had failed as well, so the caller is not the first to meet the outage
 
 	// The pause began while there was a token, and is so short that waiting for its end spares the
 	// caller the error. An endpoint that has one token for each client grants the next when that ends.

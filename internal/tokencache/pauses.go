@@ -87,11 +87,10 @@ func (p *pauses) missPause(now time.Time) *UnavailableError {
 	return pause
 }
 
-// outage returns the error for callers that don't wait to the end of a fetch that starts now, or nil
-// unless the fetch before failed. limit is the longest that the fetch can take. The error's RetryAt
-// is the end of the next pause at the latest, if this fetch fails in the same way. An endpoint that
-// limits its clients is well: the first fetch after the end of a token is waited for, as it may grant the
-// next only then.
+// outage returns the error for callers that don't wait to the end of a fetch that starts now. It is nil unless the
+// fetch before failed. limit is the longest that the fetch can take. The error's RetryAt is the end of the next pause
+// at the latest, if this fetch fails in the same way. An endpoint that limits its clients is well: the first fetch
+// after the end of a token is waited for, as it may grant the next only then.
 func (p *pauses) outage(now time.Time, limit time.Duration) *UnavailableError {
 	if p.failed == nil || p.failed.hadToken && p.failed.cause.Status == http.StatusTooManyRequests {
 		return nil

@@ -23,11 +23,10 @@ type RefreshAhead struct {
 	Time  time.Duration // capped at half of the lifetime; 0 for none
 }
 
-// StaleFrom returns when the token is to be renewed in the background: the time ahead before it is due,
-// moved by up to a fifth, but not in the first tenth of its life, nor in its first second; for tokens
-// that live less than two seconds, not in the first half. If the endpoint wants it renewed earlier
-// (refresh_in), that time counts, but not in the first second. A token that is used again counts as
-// stale.
+// StaleFrom returns when the token is to be renewed in the background: the time ahead before it is due, moved by up
+// to a fifth. That is never in the first tenth of its life, nor in its first second. For tokens that live less than
+// two seconds, it is never in the first half. If the endpoint wants it renewed earlier (refresh_in), that time
+// counts, but not in the first second. A token that is used again counts as stale.
 func (a RefreshAhead) StaleFrom(t *Token) Moment {
 	switch {
 	case t.Fallback:

@@ -53,8 +53,8 @@ type Task struct {
 	// grants must call it then. Before that, the fetch is cancelled as soon as nobody waits for it.
 	Begin func()
 
-	// Retrying tells the grant that a try has failed and that another follows. Requests that can go with a
-	// due token don't wait for it. A source need not call it.
+	// Retrying tells the grant that a try has failed and that another follows. Requests that can use a due token
+	// don't wait for it. A source need not call it.
 	Retrying func()
 
 	// Last is the grant's last token, which may have expired; nil if there is none.

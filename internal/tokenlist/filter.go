@@ -93,8 +93,8 @@ func (f Filter) HasState(state tokencache.TokenState) bool {
 // HasFailing reports whether tokens are asked for whose last fetch failed, or did not.
 func (f Filter) HasFailing(failing bool) bool { return failing || !f.Failing }
 
-// HasValues reports whether tokens with these values are asked for. A token without values is none that a value was
-// asked of.
+// HasValues reports whether tokens with these values are asked for. If values are asked for, a token without any is
+// not listed.
 func (f Filter) HasValues(values []string) bool {
 	for _, part := range f.Values {
 		part = strings.ToLower(part)

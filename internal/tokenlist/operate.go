@@ -16,7 +16,7 @@ import (
 type Operator struct {
 	Gateway *Gateway
 	Out     io.Writer
-	Err     io.Writer // gets what is no JSON, where Out has to be JSON
+	Err     io.Writer // gets text that is not JSON, if Out gets JSON
 
 	// For lists.
 	Filter Filter
@@ -48,9 +48,9 @@ func (o Operator) listed(ctx context.Context, s table.Style) (string, error) {
 	return text.String(), err
 }
 
-// Watch prints the tokens again and again, until ctx ends, which is no error. On a terminal each list takes the place of
-// the one before. If the gateway does not answer the first time, that is an error; later that is told, and it is asked
-// again.
+// Watch prints the tokens again and again, until ctx ends, which is no error. On a terminal each list replaces the
+// previous one. It is an error if the gateway does not answer the first time. Later failures are printed, and the
+// gateway is asked again.
 func (o Operator) Watch(ctx context.Context, interval time.Duration) error {
 	for first := true; ctx.Err() == nil; first = false {
 		s := table.StyleOf(o.Out) // the size of a terminal changes
@@ -108,7 +108,7 @@ func screen(text string, interval time.Duration, s table.Style, first bool) stri
 	return before + restOfLine + strings.Join(lines, "\n"+restOfLine) + "\n" + restOfPage
 }
 
-// Refresh has the endpoint asked for another token, and prints what came of it.
+// Refresh makes the gateway ask the endpoint for another token, and prints the result.
 func (o Operator) Refresh(ctx context.Context, id string) error {
 	t, err := o.Gateway.find(ctx, id)
 	if err != nil {
@@ -151,7 +151,7 @@ func (o Operator) explain(ctx context.Context, t Token, failure *apiError) error
 	return unavailable
 }
 
-// Forget has the gateway forget a token, and prints what came of it.
+// Forget makes the gateway forget a token, and prints the result.
 func (o Operator) Forget(ctx context.Context, id string) error {
 	t, err := o.Gateway.find(ctx, id)
 	if err != nil {
