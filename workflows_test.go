@@ -67,3 +67,26 @@ func workflowFaults(text string) (faults []string) {
 	}
 	return faults
 }
+
+var (
+	changelogSection = regexp.MustCompile(`^## \[(Unreleased|\d+\.\d+\.\d+)\]( - \d{4}-\d\d-\d\d)?$`)
+	changelogGroup   = regexp.MustCompile(`^### (Added|Changed|Deprecated|Removed|Fixed|Security)$`)
+)
+
+// .ci/release-notes finds a version by its heading, and people find a change by its group.
+func TestChangelogIsInTheFormOfKeepAChangelog(t *testing.T) {
+	text, err := os.ReadFile("CHANGELOG.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(text), "\n## [Unreleased]\n") {
+		t.Error("there is no section for what comes next")
+	}
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		isSection, isGroup := strings.HasPrefix(line, "## "), strings.HasPrefix(line, "### ")
+		if isSection && !changelogSection.MatchString(line) || isGroup && !changelogGroup.MatchString(line) {
+			t.Errorf("%q is not a heading of Keep a Changelog", line)
+		}
+	}
+}
