@@ -47,7 +47,7 @@ const (
 // `audience`, `resource`, `params` and `request_headers` accept placeholders:
 //
 //   - `{env.*}`, `{file.*}` and `{system.*}` are resolved for each token request, so a new secret needs no reload. Each
-//     must have a value when the configuration is loaded.
+//     must have a value when the configuration is loaded. Only a file in `client_assertion` may come later.
 //   - `{http.*}` and the placeholders that a `map` handler sets differ from request to request. All of these options but
 //     `issuer` accept them. Each combination of values has its own token, such as one for each tenant. If one of
 //     these placeholders is empty, the request fails.
@@ -183,7 +183,8 @@ type Handler struct {
 
 	// The status that the client gets, from 400 to 599, if the upstream's final answer still has a status of
 	// retry_status. The `WWW-Authenticate` and `Location` fields are removed, as they are meant for the gateway. A gRPC
-	// call gets the corresponding gRPC status, without the message. Default: off, the upstream's answer passes unchanged.
+	// call gets the corresponding gRPC status, without the message. Refused if retry_status is an empty list. Default: off,
+	// the upstream's answer passes unchanged.
 	MaskRejection int `json:"mask_rejection,omitempty"`
 
 	// Proxy a request without a token if none can be had, instead of answering with an error. Default: `false`.
@@ -201,7 +202,7 @@ type Handler struct {
 	// Bind tokens to a key of this process, and prove with each request that the gateway has the key (DPoP, RFC 9449).
 	// The value is the origin by which the upstream knows itself, such as `https://api.example.com`. A proof is valid for
 	// the method and the path that the request has in this handler, so later handlers must not change them. Tokens that
-	// are not bound to the key are refused. Default: off.
+	// are not bound to the key are refused. It can't be combined with token_header or storage. Default: off.
 	DPoP string `json:"dpop,omitempty"`
 
 	// Set by Provision, each with a job of its own.
