@@ -38,10 +38,11 @@ const (
 //
 // These placeholders are set on each request. You can use them in logs and error routes:
 //
-// Placeholder | Description
-// ------------|-------------
-// `{http.oauth_cc.status}` | Where the token came from: `fresh` (the cache), `stale` (the cache, while the next token is being fetched or can't be had), `fetched` (the request waited for it), `replayed` (another token, after the upstream rejected the first) or `none`.
-// `{http.oauth_cc.error}` | Why there is no token: an error code registered for OAuth, such as `invalid_client`; otherwise `refused`, `unreachable`, `timeout`, `server_error` or `invalid_response`.
+//   - `{http.oauth_cc.status}` is where the token came from: `fresh` (the cache), `stale` (the cache, while the next token
+//     is being fetched or can't be had), `fetched` (the request waited for it), `replayed` (another token, after the
+//     upstream rejected the first) or `none`.
+//   - `{http.oauth_cc.error}` is why there is no token: an error code registered for OAuth, such as `invalid_client`;
+//     otherwise `refused`, `unreachable`, `timeout`, `server_error` or `invalid_response`.
 //
 // The options `token_endpoint`, `issuer`, `client_id`, `client_secret`, `client_assertion`, `grant`, `scopes`,
 // `audience`, `resource`, `params` and `request_headers` accept placeholders:
@@ -144,7 +145,8 @@ type Handler struct {
 	ResponseFields map[string]string `json:"response_fields,omitempty"`
 
 	// How long a token is used if its lifetime is unknown: the answer has no `expires_in`, and the token is not a JWT
-	// that contains its lifetime. Default: `5m`.
+	// that contains its lifetime. After that, requests have another token fetched. Until there is one, the token stays in
+	// use, unless the upstream rejects it. Default: `5m`.
 	DefaultTTL caddy.Duration `json:"default_ttl,omitempty"`
 
 	// How long tokens live, regardless of what the endpoint and the token say. Use it if they are wrong, such as 0 for
@@ -152,8 +154,9 @@ type Handler struct {
 	// combined with default_ttl. Default: what the endpoint and the token say.
 	TTL caddy.Duration `json:"ttl,omitempty"`
 
-	// How long before its expiry a token is renewed. It can be a duration such as `2m` (at most half of the lifetime is
-	// used), a share of the lifetime such as `25%` (at most 90%), or `off`. The first request after that time starts the
+	// How long before a token is due it is renewed. A token is due 10 seconds before its expiry, or in the last tenth of a
+	// shorter life: then requests wait for the next one. The value is a duration such as `2m` (at most half of the lifetime
+	// is used), a share of the lifetime such as `25%` (at most 90%), or `off`. The first request after that time starts the
 	// renewal and does not wait for it. The time differs by up to a fifth for each token, so that gateways don't renew at
 	// the same moment. If the endpoint recommends an earlier time (`refresh_in`), that time counts. Default: a quarter of
 	// the lifetime, at most `5m`.
