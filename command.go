@@ -69,8 +69,8 @@ with the names of the values.
 
 --try-methods is for an endpoint that refuses the client. It tries the other ways to
 send the secret until one is accepted, and prints which auth_method, and if needed
-which request_format, to configure. It tries forms first; after 400, 401 or 415 it
-also tries JSON. It makes five more requests at most. If the endpoint locks clients
+which request_format, to configure. It tries forms first, and JSON if the answer can
+mean that; after 415 only the other format. It makes five more requests at most. If the endpoint locks clients
 out, each of them may count as a failure.
 
 --json prints an array with an object for each grant. These are its members; a member
