@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/dpop"
@@ -19,6 +20,8 @@ type carrier struct {
 	header string   // canonical name of the field that carries the token
 	scheme string   // before the token, with a trailing space; or empty
 	fields []string // canonical names of the fields that no client can send: header, and that of the proof
+
+	hasLookalikes bool // Caddy lets fields come that look like header
 
 	prover        *dpop.Prover // nil without dpop
 	toldRewritten atomic.Bool  // that the path changes after the proof for it was made
@@ -144,6 +147,9 @@ func (c *carrier) hasClientToken(r *http.Request) bool {
 // token's header field in Connection would have the proxy strip our token as well (RFC 9110 §7.6.1).
 func (c *carrier) removeClientToken(r *http.Request) {
 	c.detach(r.Header)
+	if c.hasLookalikes {
+		c.removeLookalikes(r.Header)
+	}
 	lines := r.Header["Connection"]
 	if !slices.ContainsFunc(lines, c.namesOwn) {
 		return
@@ -166,6 +172,25 @@ func (c *carrier) removeClientToken(r *http.Request) {
 		return
 	}
 	r.Header["Connection"] = kept
+}
+
+// caddyDropsLookalikes reports whether Caddy takes away header fields such as X_Api_Token and X.Api.Token, which are the
+// same variable as X-Api-Token behind CGI, WSGI, PHP and their like. It does so from v2.11.5 on, and has since had an
+// option for those that are to stay.
+func caddyDropsLookalikes() bool {
+	return caddy.StrictUnmarshalJSON([]byte(`{"expected_dot_headers":[]}`), new(caddyhttp.Server)) == nil
+}
+
+// hyphens makes the names of lookalikes equal.
+var hyphens = strings.NewReplacer("_", "-", ".", "-")
+
+// removeLookalikes takes away what looks like the token's header field.
+func (c *carrier) removeLookalikes(header http.Header) {
+	for name := range header {
+		if len(name) == len(c.header) && strings.EqualFold(hyphens.Replace(name), c.header) {
+			delete(header, name)
+		}
+	}
 }
 
 // namesOwn reports whether a line of Connection has the name of a field that no client can send.

@@ -1,6 +1,7 @@
 package oauthcc
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -8,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-oauth-cc/caddy-oauth-cc/internal/gatewaytest"
 )
 
 // onlooker is a handler around the gateway's that looks at the request when the answer comes by.
@@ -35,6 +38,28 @@ func (o *onlooker) ReadFrom(r io.Reader) (int64, error) {
 func (o *onlooker) FlushError() error {
 	o.look("flush")
 	return nil
+}
+
+// Caddy drops lookalikes from v2.11.5 on, and then oauth_cc does not look for any.
+func TestLookalikesAreRemovedWhereCaddyDoesNotDropThem(t *testing.T) {
+	if caddyDropsLookalikes() != gatewaytest.CaddySince(5) {
+		t.Errorf("the handler takes it that Caddy drops lookalikes: %t", caddyDropsLookalikes())
+	}
+	for header, has := range map[string]bool{"X-Api-Token": !gatewaytest.CaddySince(5), "Authorization": false} {
+		h := &Handler{TokenHeader: &TokenHeader{Name: header}}
+		if err := h.provisionTokenHeader(); err != nil || h.carrier.hasLookalikes != has {
+			t.Errorf("%s: it looks for lookalikes: %t, %v", header, h.carrier.hasLookalikes, err)
+		}
+	}
+	for has, want := range map[bool]string{true: "map[X-Api:[stays] X_api:[stays]]", false: "map[X-Api:[stays] X.Api-token:[theirs] X_api:[stays] X_api_token:[theirs]]"} {
+		c := carrier{header: "X-Api-Token", fields: []string{"X-Api-Token"}, hasLookalikes: has}
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header = http.Header{"X-Api-Token": {"theirs"}, "X_api_token": {"theirs"}, "X.Api-token": {"theirs"}, "X-Api": {"stays"}, "X_api": {"stays"}}
+		c.removeClientToken(r)
+		if got := fmt.Sprint(r.Header); got != want {
+			t.Errorf("%t: left is %s", has, got)
+		}
+	}
 }
 
 // Whatever an answer begins with, the token is off the request by then, and stays off unless the request can still be

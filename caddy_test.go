@@ -109,7 +109,8 @@ func TestTraceGetsNoToken(t *testing.T) {
 	}
 }
 
-// Behind CGI, WSGI and their like, X_Api_Token and X-Api-Token are the same variable. Caddy lets neither pass.
+// Behind CGI, WSGI and their like, X_Api_Token and X-Api-Token are the same variable. Neither passes, whether Caddy sees to
+// that or not.
 func TestLookalikesOfTheTokenHeaderDoNotArrive(t *testing.T) {
 	var seen gatewaytest.AttemptLog
 	endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartScriptedAPI(t, seen.Observe(func(http.ResponseWriter, *http.Request) {}))
@@ -253,7 +254,7 @@ func TestTrailerAfterAnEmptyBodyIsNoWayIn(t *testing.T) {
 		}
 		conn.Close()
 		served := upstream.Last(t)
-		if served.Trailer.Get("X-Api-Key") != "" || served.Trailer.Get("X-Other") != "1" {
+		if served.Trailer.Get("X-Api-Key") != "" || served.Trailer.Get("X-Other") != gatewaytest.PassedTrailer("1") {
 			t.Errorf("%s: the upstream got the trailers %v", option, served.Trailer)
 		}
 	}

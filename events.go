@@ -30,7 +30,7 @@ type eventQueue struct {
 func newEventQueue() *eventQueue { return &eventQueue{waiting: make(chan event, maxEvents)} }
 
 // emit queues an event. It doesn't wait for the event's handlers: requests and fetches go on meanwhile. data is
-// called later, if anybody has subscribed.
+// called later, and only if somebody may see it.
 func (o *reporter) emit(name string, data func() map[string]any) {
 	if o.eventQueue == nil {
 		return
@@ -100,7 +100,7 @@ func (o *reporter) runEvents() {
 				o.handOver(e)
 				return
 			}
-			if o.events.ShouldEmit(e.name) {
+			if o.isObserved(e.name) {
 				o.events.Emit(o.ctx, e.name, e.data())
 			}
 		case <-o.ctx.Done():
@@ -111,6 +111,15 @@ func (o *reporter) runEvents() {
 			o.eventQueue.lost.Store(false)
 		}
 	}
+}
+
+// observation is what Caddy's events app can do from v2.11.7 on: tell whether an event would be seen by anybody.
+type observation interface{ ShouldEmit(name string) bool }
+
+// isObserved reports whether somebody may see an event of this name.
+func (o *reporter) isObserved(name string) bool {
+	events, ok := any(o.events).(observation)
+	return !ok || events.ShouldEmit(name)
 }
 
 // announce emits the outcome of a fetch.

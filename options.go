@@ -98,6 +98,7 @@ func (h *Handler) provisionTokenHeader() error {
 		h.carrier.scheme = header.Scheme + " "
 	}
 	h.carrier.fields = []string{h.carrier.header}
+	h.carrier.hasLookalikes = strings.Contains(h.carrier.header, "-") && !caddyDropsLookalikes()
 	return nil
 }
 

@@ -8,6 +8,7 @@
 //   - probe.go: requests that must not get lost when the configuration changes
 //   - canaries.go: secrets, and servers that repeat them
 //   - scenario.go: how long a scenario takes
+//   - caddyversion.go: what only a later Caddy does
 //
 // It does not import the module: whoever uses it does, so that the tests inside the module's own
 // package can use it as well.
