@@ -185,11 +185,7 @@ func TestReplayAfterAReloadWithAnotherGrant(t *testing.T) {
 }
 
 func TestStopLeavesNoGoroutine(t *testing.T) {
-	ignore := []goleak.Option{
-		goleak.IgnoreCurrent(),
-		// Caddy's cleaning of its storage, at most once a day, leaves one for 5 s.
-		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"),
-	}
+	ignore := append(gatewaytest.CaddysLeaks(), goleak.IgnoreCurrent())
 	t.Run("gateway", func(t *testing.T) {
 		endpoint, upstream := gatewaytest.StartTokenServer(t), gatewaytest.StartAPI(t)
 		handlers := endpoint.Options("prefetch") + upstream.Proxy()

@@ -77,6 +77,11 @@ func Start(t testing.TB, site string) *Gateway {
 	currentLogs.lines = g.Logs
 	currentLogs.Unlock()
 	t.Cleanup(func() {
+		if !CaddySince(5) { // it stops without letting go of the certificates that it has in memory
+			if err := Load(""); err != nil {
+				t.Errorf("loading an empty configuration: %v", err)
+			}
+		}
 		Stop(t)
 		wantHelp(t, g.Logs)
 	})

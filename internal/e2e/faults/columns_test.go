@@ -19,6 +19,14 @@ const nothing = "nothing"
 // then is between what happened one after the other.
 const then = " | "
 
+// headerOnly is what a client sees of an answer that breaks off after its header. Before v2.11.5 Caddy does not pass that on.
+func headerOnly() string {
+	if gatewaytest.CaddySince(5) {
+		return "200 broken off"
+	}
+	return "no answer"
+}
+
 func listed(list []string) string {
 	if len(list) == 0 {
 		return nothing

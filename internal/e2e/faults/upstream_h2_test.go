@@ -45,7 +45,7 @@ func TestUpstreamFrames(t *testing.T) {
 			f.answer(200, false)
 			_ = f.WriteRSTStream(f.stream, http2.ErrCodeInternal)
 			f.stay()
-		}), ask: post(size), want: broken("200 broken off", once60k)},
+		}), ask: post(size), want: broken(headerOnly(), once60k)},
 		{name: "stream reset in the answer", upstream: framing(func(f *framePeer) {
 			f.hearPart(whole)
 			f.answer(200, false)

@@ -94,7 +94,7 @@ func TestUpstreamFaults(t *testing.T) {
 		{name: "breaks off in the body of a request", upstream: by(func(v *visit) { v.read(9_000); v.breakOff() }), ask: post(size),
 			want: broken("502", "POST / token-1 in part")},
 		{name: "breaks off after its header", upstream: by(func(v *visit) { v.drain(); v.say(""); v.breakOff() }), ask: post(size),
-			want: broken("200 broken off", fmt.Sprintf("POST / token-1 %d bytes", size))},
+			want: broken(headerOnly(), fmt.Sprintf("POST / token-1 %d bytes", size))},
 		{name: "breaks off in its answer", upstream: by(func(v *visit) { v.drain(); v.say(numberedText(40_000)); v.breakOff() }), ask: post(size),
 			want: broken("200 in part", fmt.Sprintf("POST / token-1 %d bytes", size))},
 		{name: "breaks off in the answer to the second attempt", upstream: by((*visit).reject, func(v *visit) { v.drain(); v.say(numberedText(40_000)); v.breakOff() }),

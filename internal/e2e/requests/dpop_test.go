@@ -309,7 +309,7 @@ func TestClientsProofIsRemoved(t *testing.T) {
 	if a := gatewaytest.SendRaw(t, g.Addr, "POST /", trailers); a.Status != 200 {
 		t.Fatalf("got %d", a.Status)
 	}
-	if trailer := gatewaytest.AwaitSignal(t, "trailers", told); len(trailer) != 1 || trailer.Get("X-Checksum") != "abc" {
+	if trailer := gatewaytest.AwaitSignal(t, "trailers", told); len(trailer) != 1 || trailer.Get("X-Checksum") != gatewaytest.PassedTrailer("abc") {
 		t.Errorf("the upstream got the trailers %v", trailer)
 	}
 }

@@ -309,8 +309,12 @@ func TestErrorRouteGetsTheBodyWhenTheUpstreamIsDown(t *testing.T) {
 	})
 	g := gatewaytest.Start(t, endpoint.Options()+"reverse_proxy "+gatewaytest.FreeAddr(t)+"\nhandle_errors {\n"+gatewaytest.ProxyTo(fallback)+"}")
 	body := gatewaytest.NumberedText(3 * mebibyte)
+	want := body
+	if !gatewaytest.CaddySince(4) { // reverse_proxy closes the body, even if it could not connect
+		body, want = body[:10<<10], "" // the server drops no more than 256 KiB of one that is closed
+	}
 	// The error route keeps the status of the error.
-	if a := g.Post("/", "text/plain", body); a.Body != body {
+	if a := g.Post("/", "text/plain", body); a.Body != want {
 		t.Errorf("got %d with %s", a.Status, gatewaytest.Excerpt(a.Body))
 	}
 }
