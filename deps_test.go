@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -26,33 +27,52 @@ import (
 func main() { caddycmd.Main() }
 `
 
+// With the lowest Caddy and with the newest, which test/go.mod requires.
 func TestModuleAddsNothingToAStockCaddyBuild(t *testing.T) {
-	versions := strings.Fields(runGoCommand(t, ".", "list", "-m", "-f", "{{.GoVersion}} {{.Version}}", oursPath, caddyPath))
-	if len(versions) != 3 {
-		t.Fatalf("unexpected versions of Go and Caddy: %q", versions)
-	}
-	stock := t.TempDir()
-	servertest.WriteFile(t, filepath.Join(stock, "main.go"), stockMain)
-	servertest.WriteFile(t, filepath.Join(stock, "go.mod"), "module stock\n\ngo "+versions[0]+"\n\nrequire "+caddyPath+" "+versions[2]+"\n")
-	sums, err := os.ReadFile("go.sum")
+	goVersion := strings.TrimSpace(runGoCommand(t, ".", "list", "-m", "-f", "{{.GoVersion}}"))
+	repository, err := filepath.Abs(".")
 	if err != nil {
 		t.Fatal(err)
 	}
-	servertest.WriteFile(t, filepath.Join(stock, "go.sum"), string(sums)) // saves a look at the network
-	runGoCommand(t, stock, "mod", "tidy")
+	for name, module := range map[string]string{"the lowest Caddy": ".", "the newest Caddy": "test"} {
+		t.Run(name, func(t *testing.T) {
+			caddyVersion := strings.TrimSpace(runGoCommand(t, module, "list", "-m", "-f", "{{.Version}}", caddyPath))
+			build := func(main, more string) map[string]string {
+				dir := t.TempDir()
+				servertest.WriteFile(t, filepath.Join(dir, "main.go"), main)
+				servertest.WriteFile(t, filepath.Join(dir, "go.mod"), "module build\n\ngo "+goVersion+"\n\nrequire "+caddyPath+" "+caddyVersion+"\n"+more)
+				sums, err := os.ReadFile(filepath.Join(module, "go.sum"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				servertest.WriteFile(t, filepath.Join(dir, "go.sum"), string(sums)) // saves a look at the network
+				runGoCommand(t, dir, "mod", "tidy")
+				return moduleVersions(t, dir)
+			}
+			theirs := build(stockMain, "")
+			ours := build(strings.Replace(stockMain, "import (\n", "import (\n\t_ \""+oursPath+"\"\n", 1),
+				"require "+oursPath+" v0.0.0\n\nreplace "+oursPath+" => "+strconv.Quote(filepath.ToSlash(repository))+"\n")
+			if ours[oursPath] == "" {
+				t.Fatal("the build does not have the module")
+			}
+			delete(ours, oursPath)
 
-	ours, theirs := moduleVersions(t, "."), moduleVersions(t, stock)
-	for _, path := range slices.Sorted(maps.Keys(ours)) {
-		if theirs[path] == "" {
-			t.Errorf("+ %s %s: not in a stock build", path, ours[path])
-		} else if ours[path] != theirs[path] {
-			t.Errorf("! %s %s: %s in a stock build", path, ours[path], theirs[path])
-		}
-	}
-	for _, path := range slices.Sorted(maps.Keys(theirs)) {
-		if ours[path] == "" {
-			t.Errorf("- %s %s: only in a stock build", path, theirs[path])
-		}
+			if ours[caddyPath] != caddyVersion {
+				t.Errorf("the build with the module has Caddy %s and not %s", ours[caddyPath], caddyVersion)
+			}
+			for _, path := range slices.Sorted(maps.Keys(ours)) {
+				if theirs[path] == "" {
+					t.Errorf("+ %s %s: not in a stock build", path, ours[path])
+				} else if ours[path] != theirs[path] {
+					t.Errorf("! %s %s: %s in a stock build", path, ours[path], theirs[path])
+				}
+			}
+			for _, path := range slices.Sorted(maps.Keys(theirs)) {
+				if ours[path] == "" {
+					t.Errorf("- %s %s: only in a stock build", path, theirs[path])
+				}
+			}
+		})
 	}
 }
 
@@ -61,14 +81,13 @@ const (
 	caddyPath = "github.com/caddyserver/caddy/v2"
 )
 
-// moduleVersions lists the versions of all modules that the one in dir is built with, by
-// their paths.
+// moduleVersions lists the versions of the modules whose packages are in the program in dir, by their paths.
 func moduleVersions(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	list := make(map[string]string)
-	for line := range strings.Lines(runGoCommand(t, dir, "list", "-m", "all")) {
+	for line := range strings.Lines(runGoCommand(t, dir, "list", "-deps", "-f", "{{with .Module}}{{.Path}} {{.Version}}{{end}}", ".")) {
 		path, version, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if version != "" { // but for the main module
+		if version != "" { // but for the standard library and the program itself
 			list[path] = version
 		}
 	}
@@ -84,7 +103,7 @@ func runGoCommand(t *testing.T, dir string, args ...string) string {
 	cmd := exec.Command("go", args...)
 	cmd.Dir = dir
 	mode := "-mod=mod"
-	if dir == "." {
+	if !filepath.IsAbs(dir) {
 		mode = "-mod=readonly"
 	}
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS="+mode)

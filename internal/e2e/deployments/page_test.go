@@ -10,7 +10,7 @@ const page = repository + "docs/deploying.md"
 
 var imageTag = regexp.MustCompile(`\bcaddy:([0-9][0-9.]*[0-9])`)
 
-// Pages name the Caddy that the module is built and tested with, or less of its version.
+// Pages name the newest Caddy that the module is tested with, or less of its version.
 func TestPagesNameTheCaddyOfTheModule(t *testing.T) {
 	for _, page := range []string{page, repository + "README.md"} {
 		tags := imageTag.FindAllStringSubmatch(read(t, page), -1)
@@ -19,7 +19,7 @@ func TestPagesNameTheCaddyOfTheModule(t *testing.T) {
 		}
 		for _, tag := range tags {
 			if version := caddyVersion(t); !strings.HasPrefix(version+".", tag[1]+".") {
-				t.Errorf("%s has %s, go.mod %s", page, tag[0], version)
+				t.Errorf("%s has %s, test/go.mod %s", page, tag[0], version)
 			}
 		}
 	}
