@@ -46,8 +46,10 @@ func CaddysLeaks() []goleak.Option {
 		// Its cleaning of its storage, at most once a day, leaves one for 5 s, which holds a lock.
 		goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"),
 	}
-	if !CaddySince(5) { // its cache of certificates goes on
-		leaks = append(leaks, goleak.IgnoreTopFunction("github.com/caddyserver/certmagic.(*Cache).maintainAssets"))
+	if !CaddySince(5) { // its cache of certificates goes on, and each reload with tracing starts a processor that is not used
+		leaks = append(leaks,
+			goleak.IgnoreTopFunction("github.com/caddyserver/certmagic.(*Cache).maintainAssets"),
+			goleak.IgnoreTopFunction("go.opentelemetry.io/otel/sdk/trace.(*batchSpanProcessor).processQueue"))
 	}
 	return leaks
 }
