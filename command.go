@@ -70,8 +70,8 @@ with the names of the values.
 --try-methods is for an endpoint that refuses the client. It tries the other ways to
 send the secret until one is accepted, and prints which auth_method, and if needed
 which request_format, to configure. It tries forms first, and JSON if the answer can
-mean that; after 415 only the other format. It makes five more requests at most. If the endpoint locks clients
-out, each of them may count as a failure.
+mean that; after 415 only the other format. It makes five more requests at most. If
+the endpoint locks clients out, each of them may count as a failure.
 
 --json prints an array with an object for each grant. These are its members; a member
 without a value is omitted:
