@@ -37,8 +37,8 @@ func TestModuleAddsNothingToAStockCaddyBuild(t *testing.T) {
 	for name, module := range map[string]string{"the lowest Caddy": ".", "the newest Caddy": "test"} {
 		t.Run(name, func(t *testing.T) {
 			caddyVersion := strings.TrimSpace(runGoCommand(t, module, "list", "-m", "-f", "{{.Version}}", caddyPath))
-			build := func(main, more string) map[string]string {
-				dir := t.TempDir()
+			write := func(main, more string) (dir string) {
+				dir = t.TempDir()
 				servertest.WriteFile(t, filepath.Join(dir, "main.go"), main)
 				servertest.WriteFile(t, filepath.Join(dir, "go.mod"), "module build\n\ngo "+goVersion+"\n\nrequire "+caddyPath+" "+caddyVersion+"\n"+more)
 				sums, err := os.ReadFile(filepath.Join(module, "go.sum"))
@@ -47,32 +47,41 @@ func TestModuleAddsNothingToAStockCaddyBuild(t *testing.T) {
 				}
 				servertest.WriteFile(t, filepath.Join(dir, "go.sum"), string(sums)) // saves a look at the network
 				runGoCommand(t, dir, "mod", "tidy")
-				return moduleVersions(t, dir)
+				return dir
 			}
-			theirs := build(stockMain, "")
-			ours := build(strings.Replace(stockMain, "import (\n", "import (\n\t_ \""+oursPath+"\"\n", 1),
+			stock := write(stockMain, "")
+			with := write(strings.Replace(stockMain, "import (\n", "import (\n\t_ \""+oursPath+"\"\n", 1),
 				"require "+oursPath+" v0.0.0\n\nreplace "+oursPath+" => "+strconv.Quote(filepath.ToSlash(repository))+"\n")
+			ours := builtModules(t, with)
 			if ours[oursPath] == "" {
 				t.Fatal("the build does not have the module")
 			}
 			delete(ours, oursPath)
-
 			if ours[caddyPath] != caddyVersion {
 				t.Errorf("the build with the module has Caddy %s and not %s", ours[caddyPath], caddyVersion)
 			}
-			for _, path := range slices.Sorted(maps.Keys(ours)) {
-				if theirs[path] == "" {
-					t.Errorf("+ %s %s: not in a stock build", path, ours[path])
-				} else if ours[path] != theirs[path] {
-					t.Errorf("! %s %s: %s in a stock build", path, ours[path], theirs[path])
-				}
-			}
-			for _, path := range slices.Sorted(maps.Keys(theirs)) {
-				if ours[path] == "" {
-					t.Errorf("- %s %s: only in a stock build", path, theirs[path])
-				}
+			compareModules(t, ours, builtModules(t, stock))
+			if module == "." { // what go.mod requires, used or not
+				compareModules(t, requiredModules(t, module), requiredModules(t, stock))
 			}
 		})
+	}
+}
+
+// compareModules wants the same modules in the same versions.
+func compareModules(t *testing.T, ours, theirs map[string]string) {
+	t.Helper()
+	for _, path := range slices.Sorted(maps.Keys(ours)) {
+		if theirs[path] == "" {
+			t.Errorf("+ %s %s: not in a stock build", path, ours[path])
+		} else if ours[path] != theirs[path] {
+			t.Errorf("! %s %s: %s in a stock build", path, ours[path], theirs[path])
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(theirs)) {
+		if ours[path] == "" {
+			t.Errorf("- %s %s: only in a stock build", path, theirs[path])
+		}
 	}
 }
 
@@ -81,18 +90,30 @@ const (
 	caddyPath = "github.com/caddyserver/caddy/v2"
 )
 
-// moduleVersions lists the versions of the modules whose packages are in the program in dir, by their paths.
-func moduleVersions(t *testing.T, dir string) map[string]string {
+// builtModules lists the versions of the modules whose packages are in the program in dir, by their paths.
+func builtModules(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	return moduleVersions(t, runGoCommand(t, dir, "list", "-deps", "-f", "{{with .Module}}{{.Path}} {{.Version}}{{end}}", "."))
+}
+
+// requiredModules lists the versions of all modules that the one in dir requires, by their paths.
+func requiredModules(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	return moduleVersions(t, runGoCommand(t, dir, "list", "-m", "all"))
+}
+
+// moduleVersions reads a list of paths and versions.
+func moduleVersions(t *testing.T, lines string) map[string]string {
 	t.Helper()
 	list := make(map[string]string)
-	for line := range strings.Lines(runGoCommand(t, dir, "list", "-deps", "-f", "{{with .Module}}{{.Path}} {{.Version}}{{end}}", ".")) {
+	for line := range strings.Lines(lines) {
 		path, version, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if version != "" { // but for the standard library and the program itself
 			list[path] = version
 		}
 	}
 	if list[caddyPath] == "" {
-		t.Fatalf("%s is not built with Caddy", dir)
+		t.Fatal("Caddy is not among the modules")
 	}
 	return list
 }
